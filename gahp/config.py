@@ -1,0 +1,262 @@
+"""Every knob in one table: its name, default, unit, check, and the sentence that explains it.
+
+Knobs are HTCondor configuration macros, `AWSBATCH_JOB_QUEUE` and so on, read through htcondor2.param with macros expanded.
+HTCondor itself lets the environment override them: `_CONDOR_AWSBATCH_JOB_QUEUE=...`. Without any HTCondor,
+CONDOR_CONFIG=ONLY_ENV leaves the environment alone. Knows nothing of AWS; a value is checked here for its form only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from gahp.model import Refused
+
+Lookup = Callable[[str], "str | None"]
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.:/-]{1,256}", value):
+        raise ValueError("is not the name or ARN of an AWS Batch entity")
+    return value
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(_name(part) for part in re.split(r"[\s,]+", value) if part)
+
+
+def _s3_url(value: str) -> str:
+    if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()/=+@-]*)?", value):
+        raise ValueError("is not of the form s3://BUCKET/PREFIX")
+    return value.rstrip("/")
+
+
+def _url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
+        raise ValueError("is not an http or https URL")
+    return value
+
+
+def _path(value: str) -> str:
+    path = os.path.expanduser(value)
+    if not os.path.isabs(path):
+        raise ValueError("is not an absolute path")
+    return path
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def check(value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError("is not a number") from None
+        if not low <= number <= high:
+            raise ValueError(f"is not between {low:g} and {high:g}")
+        return number
+
+    return check
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def check(value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,12}", value):
+            raise ValueError("is not a whole number")
+        if not low <= int(value) <= high:
+            raise ValueError(f"is not between {low} and {high}")
+        return int(value)
+
+    return check
+
+
+def _flag(value: str) -> bool:
+    word = value.lower()
+    if word in ("true", "yes", "t", "1"):
+        return True
+    if word in ("false", "no", "f", "0"):
+        return False
+    raise ValueError("is neither True nor False")
+
+
+def _level(value: str) -> str:
+    if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ValueError("is none of DEBUG, INFO, WARNING, ERROR")
+    return value.upper()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Knob:
+    """One row of the table. `default` is the text an administrator would write; None means that the knob has to be set."""
+
+    name: str
+    default: str | None
+    unit: str
+    check: Callable[[str], Any]
+    sentence: str
+
+    @property
+    def field(self) -> str:
+        return self.name.removeprefix("AWSBATCH_").lower()
+
+
+KNOBS = (
+    Knob("AWSBATCH_JOB_QUEUE", None, "name or ARN", _name, "The job queue that jobs go to."),
+    Knob("AWSBATCH_JOB_DEFINITION", None, "name[:revision] or ARN", _name, "The one job definition that every job runs with."),
+    Knob(
+        "AWSBATCH_S3_URL", None, "s3://BUCKET/PREFIX", _s3_url, "Where sandboxes travel; the container's role must reach it too."
+    ),
+    Knob("AWSBATCH_REGION", "", "AWS Region", _text, "The Region; empty: what the AWS profile or environment says."),
+    Knob(
+        "AWSBATCH_PROFILE",
+        "",
+        "name",
+        _text,
+        "The profile in ~/.aws to take credentials from; empty: the usual AWS search order.",
+    ),
+    Knob("AWSBATCH_ENDPOINT_URL", "", "URL", lambda v: _url(v) if v else "", "Another endpoint than AWS's own, for tests."),
+    Knob(
+        "AWSBATCH_ALLOWED_QUEUES",
+        "",
+        "names",
+        _names,
+        "Queues that a user may name with batch_queue, besides AWSBATCH_JOB_QUEUE.",
+    ),
+    Knob(
+        "AWSBATCH_STATE_DIR",
+        "~/.local/state/awsbatch_gahp",
+        "directory",
+        _path,
+        "Where the journal is kept; one directory for each user.",
+    ),
+    Knob(
+        "AWSBATCH_LOG",
+        "~/.local/state/awsbatch_gahp/gahp.log",
+        "file",
+        lambda v: "" if v.lower() == "none" else _path(v),
+        "The log file; none: no log.",
+    ),
+    Knob("AWSBATCH_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR", _level, "How much is logged."),
+    Knob("AWSBATCH_MAX_LOG", "10", "MiB", _number(0.01, 10000), "The size at which the log is rotated; one old file is kept."),
+    Knob("AWSBATCH_POLL_INTERVAL", "5", "seconds", _number(0.05, 3600), "How often AWS Batch is asked how all jobs stand."),
+    Knob(
+        "AWSBATCH_ATTEMPTS",
+        "3",
+        "attempts",
+        _whole(1, 10),
+        "How often a job is started when its host goes away; a program's own exit is final.",
+    ),
+    Knob(
+        "AWSBATCH_DEFAULT_RUNTIME",
+        "0",
+        "seconds",
+        _whole(0, 10**9),
+        "Time limit of a job that names none with batch_runtime; 0: the definition's.",
+    ),
+    Knob("AWSBATCH_TRANSFER_THREADS", "8", "threads", _whole(1, 64), "Sandboxes that are staged or collected at the same time."),
+    Knob("AWSBATCH_SUBMIT_THREADS", "8", "threads", _whole(1, 64), "SubmitJob calls under way at the same time."),
+    Knob(
+        "AWSBATCH_LOOKUP_SETTLE",
+        "10",
+        "seconds",
+        _number(0, 600),
+        "How long a job may stay unlisted after a lost SubmitJob reply before it counts as not made.",
+    ),
+    Knob("AWSBATCH_KEEP_RUNS", "30", "days", _number(0.01, 10000), "How long the journal remembers a finished run."),
+    Knob(
+        "AWSBATCH_KEEP_SANDBOX",
+        "1",
+        "hours",
+        _number(0, 100000),
+        "How long a finished run's objects stay in S3; its outputs are in place by then.",
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Config:
+    """The knobs' values, checked. Field names are the knobs' names without AWSBATCH_, in lower case."""
+
+    job_queue: str
+    job_definition: str
+    s3_url: str
+    region: str
+    profile: str
+    endpoint_url: str
+    allowed_queues: tuple[str, ...]
+    state_dir: str
+    log: str
+    log_level: str
+    max_log: float
+    poll_interval: float
+    attempts: int
+    default_runtime: int
+    transfer_threads: int
+    submit_threads: int
+    lookup_settle: float
+    keep_runs: float
+    keep_sandbox: float
+    problems: tuple[str, ...] = ()
+
+    @property
+    def bucket(self) -> str:
+        return self.s3_url.removeprefix("s3://").partition("/")[0]
+
+    @property
+    def prefix(self) -> str:
+        """The key prefix, without slashes at its ends; may be empty."""
+        return self.s3_url.removeprefix("s3://").partition("/")[2].strip("/")
+
+    def require(self) -> None:
+        """Raise Refused with the first thing that an administrator has to set or mend."""
+        if self.problems:
+            raise Refused(self.problems[0])
+
+
+def htcondor_lookup() -> Lookup:
+    """A lookup in HTCondor's configuration and `_CONDOR_` environment as they are now, macros expanded; None: not set."""
+    os.environ.setdefault("CONDOR_CONFIG", _default_condor_config())
+    import htcondor2  # noqa: PLC0415  loaded late: the greeting goes first
+
+    htcondor2.reload_config()
+
+    def lookup(name: str) -> str | None:
+        value = htcondor2.param.get(name)
+        return None if value is None else str(value).strip()
+
+    return lookup
+
+
+def _default_condor_config() -> str:
+    """Without any HTCondor on the machine the environment alone counts; htcondor2 would refuse to start."""
+    places = ("/etc/condor/condor_config", "/usr/local/etc/condor_config", os.path.expanduser("~/.condor/condor_config"))
+    return next((place for place in places if os.path.exists(place)), "ONLY_ENV")
+
+
+def load(lookup: Lookup | None = None) -> Config:
+    """Read and check every knob, in HTCondor's configuration or by `lookup`.
+
+    What is missing or wrong becomes a sentence in `problems`, and its value the default.
+    """
+    lookup = lookup or htcondor_lookup()
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for knob in KNOBS:
+        text = lookup(knob.name)
+        if text is None or (text == "" and knob.default is None):
+            if knob.default is None:
+                problems.append(f"{knob.name} is not set: give it in HTCondor's configuration ({knob.unit}). {knob.sentence}")
+            text = knob.default or ""
+            values[knob.field] = knob.check(text) if knob.default is not None else ""
+            continue
+        try:
+            values[knob.field] = knob.check(text)
+        except ValueError as reason:
+            problems.append(f"{knob.name} = {text!r} {reason}: give {knob.unit}. {knob.sentence}")
+            values[knob.field] = knob.check(knob.default) if knob.default is not None else ""
+    return Config(**values, problems=tuple(problems))

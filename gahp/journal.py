@@ -1,0 +1,636 @@
+"""The durable record of every run: one SQLite file for each user, shared safely by all GAHPs of that user.
+
+Knows the model; nothing of AWS, ClassAds or lines. A run's row is written before the thing it speaks of is done, so that a GAHP
+that starts can go on from whatever step the last one reached.
+
+Writes are gathered: whoever writes gets a future, one thread puts all that has come meanwhile into one transaction (group
+commit), and the futures end when it is on disk. What the disk refuses for now (full, locked) is told to whoever records a new
+run, since nothing has been done for that yet; all that concerns runs which are there is kept, in order, and written when it can
+be.
+
+Every run has an owner, the GAHP that works on it. An owner lives as long as it holds the lock on its file `owner-TOKEN.lock`;
+the kernel drops that lock however the process ends. Runs of a dead owner are adopted by whoever looks first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import queue
+import re
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+from gahp.model import JobReport, JobRequest, Refused, Transient, decode_report, decode_request, encode
+
+SCHEMA_VERSION = 2
+FILE_NAME = "journal.sqlite"
+IDENTITY_FILE = "journal.id"
+DAMAGE_FILE = "journal.damaged"
+_TRY_AGAIN_S = 0.5
+_END_S = 5.0
+# SQLite: "WAL does not work over a network filesystem" (sqlite.org/wal.html).
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "fuse.sshfs"}
+
+
+class RunState(enum.Enum):
+    """The steps of a run. What may follow what is in MOVES."""
+
+    ACCEPTED = "ACCEPTED"  # in the journal; the gridmanager has, or will get, the id
+    STAGED = "STAGED"  # manifest and inputs lie in S3
+    SUBMITTING = "SUBMITTING"  # SubmitJob may or may not have reached Batch
+    SUBMITTED = "SUBMITTED"  # Batch has it; native_id is known
+    COLLECTING = "COLLECTING"  # its container has ended; outputs are being brought back
+    SUSPENDED = "SUSPENDED"  # held by BLAH_JOB_HOLD before it started
+    REBUILT = "REBUILT"  # found in S3 after the journal was lost; goes on when HTCondor speaks of it
+    COMPLETED = "COMPLETED"
+    HELD = "HELD"
+    REMOVED = "REMOVED"
+
+    @property
+    def final(self) -> bool:
+        return not MOVES[self]
+
+
+MOVES: dict[RunState, frozenset[RunState]] = {
+    RunState.ACCEPTED: frozenset({RunState.STAGED, RunState.SUSPENDED, RunState.HELD, RunState.REMOVED}),
+    RunState.STAGED: frozenset({RunState.SUBMITTING, RunState.SUSPENDED, RunState.HELD, RunState.REMOVED}),
+    RunState.SUBMITTING: frozenset({RunState.STAGED, RunState.SUBMITTED, RunState.HELD, RunState.REMOVED}),
+    RunState.SUBMITTED: frozenset({RunState.COLLECTING, RunState.SUSPENDED, RunState.HELD, RunState.REMOVED}),
+    RunState.COLLECTING: frozenset({RunState.SUBMITTED, RunState.COMPLETED, RunState.HELD, RunState.REMOVED}),
+    RunState.SUSPENDED: frozenset({RunState.ACCEPTED, RunState.STAGED, RunState.REMOVED}),
+    RunState.REBUILT: frozenset({RunState.SUBMITTING, RunState.REMOVED}),
+    RunState.COMPLETED: frozenset(),
+    RunState.HELD: frozenset(),
+    RunState.REMOVED: frozenset(),
+}
+
+
+class Wanted(enum.Enum):
+    """What HTCondor wants of a run."""
+
+    RUN = "RUN"
+    HOLD = "HOLD"
+    REMOVE = "REMOVE"
+
+
+@dataclasses.dataclass(slots=True)
+class Run:
+    """One row, without its request: that is read when it is needed (`Journal.request`), so that many runs fit in memory."""
+
+    name: str
+    directory: str
+    digest: str
+    generation: int
+    state: RunState = RunState.ACCEPTED
+    wanted: Wanted = Wanted.RUN
+    submission: int = 0
+    native_id: str = ""
+    queue: str = ""
+    sent: float = 0.0
+    started: bool = False
+    confirmed: bool = False
+    predecessor: str = ""
+    report: JobReport | None = None
+    owner: str = ""
+    created: float = 0.0
+    sends: int = 0  # SubmitJob calls that may have arrived, of this submission
+    discarded: bool = False  # its objects in S3 are gone
+
+    @property
+    def job_id(self) -> str:
+        """What BLAH_JOB_SUBMIT answered: awsbatch/YYYYMMDD/RUN, the day in UTC."""
+        return f"awsbatch/{time.strftime('%Y%m%d', time.gmtime(self.created))}/{self.name}"
+
+    @property
+    def batch_name(self) -> str:
+        """The name of the Batch job: unique for each submission."""
+        return self.name if self.submission == 0 else f"{self.name}-{self.submission}"
+
+
+_COLUMNS = tuple(field.name for field in dataclasses.fields(Run))
+_SCHEMA = f"""
+CREATE TABLE runs (
+    name TEXT PRIMARY KEY, directory TEXT NOT NULL, digest TEXT NOT NULL, generation INTEGER NOT NULL, state TEXT NOT NULL,
+    wanted TEXT NOT NULL, submission INTEGER NOT NULL, native_id TEXT NOT NULL, queue TEXT NOT NULL, sent REAL NOT NULL,
+    started INTEGER NOT NULL, confirmed INTEGER NOT NULL, predecessor TEXT NOT NULL, report TEXT, owner TEXT NOT NULL,
+    created REAL NOT NULL, sends INTEGER NOT NULL, discarded INTEGER NOT NULL, changed REAL NOT NULL, request TEXT NOT NULL,
+    asked TEXT NOT NULL DEFAULT '');
+CREATE UNIQUE INDEX one_generation ON runs (directory, generation) WHERE directory <> '';
+CREATE INDEX live ON runs (owner) WHERE state NOT IN ('COMPLETED', 'HELD', 'REMOVED');
+CREATE INDEX asked ON runs (owner) WHERE asked <> '';
+CREATE INDEX over ON runs (changed) WHERE state IN ('COMPLETED', 'HELD', 'REMOVED');
+CREATE INDEX littered ON runs (changed) WHERE state IN ('COMPLETED', 'HELD', 'REMOVED') AND discarded = 0;
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+# From each version to the next: what a journal needs that an older program wrote.
+_MIGRATIONS = {
+    1: """
+ALTER TABLE runs ADD COLUMN sends INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runs ADD COLUMN discarded INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runs ADD COLUMN asked TEXT NOT NULL DEFAULT '';
+DROP INDEX asked;
+CREATE INDEX asked ON runs (owner) WHERE asked <> '';
+CREATE INDEX littered ON runs (changed) WHERE state IN ('COMPLETED', 'HELD', 'REMOVED') AND discarded = 0;
+PRAGMA user_version = 2;
+""",
+}
+_RECORD = ("name", "directory", "digest", "generation", "queue", "predecessor", "created")
+_LIVE = "state NOT IN ('COMPLETED', 'HELD', 'REMOVED')"
+
+
+def _seal(text: str, secret: bytes) -> str:
+    return hmac.new(secret, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
+
+
+def opened(record: str, secret: bytes) -> tuple[Run, JobRequest] | None:
+    """Run and request from a record that was sealed with `secret`; None for anybody else's."""
+    seal, _, text = record.partition(" ")
+    if not secret or not hmac.compare_digest(seal.encode("utf-8", "replace"), _seal(text, secret).encode()):
+        return None
+    fields = json.loads(text)
+    request = decode_request(fields.pop("request"))
+    return Run(**fields, state=RunState.REBUILT), request
+
+
+class JournalProblem(Transient):
+    """The journal cannot be written just now: disk full, locked, read-only. Nothing that needed the write has been done."""
+
+
+class Damaged(Refused):
+    """The journal's file can no longer be read. It has to be set aside and made anew from what S3 and Batch know."""
+
+
+class Conflict(Exception):
+    """Another run of the same JobDirectory and generation was recorded first."""
+
+
+def _to_row(values: dict[str, Any]) -> dict[str, Any]:
+    row = dict(values)
+    for column, value in values.items():
+        if isinstance(value, enum.Enum):
+            row[column] = value.value
+        elif isinstance(value, JobReport):
+            row[column] = encode(value)
+    return row
+
+
+def _from_row(row: tuple[Any, ...]) -> Run:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    values["state"] = RunState(values["state"])
+    values["wanted"] = Wanted(values["wanted"])
+    values["started"] = bool(values["started"])
+    values["confirmed"] = bool(values["confirmed"])
+    values["discarded"] = bool(values["discarded"])
+    values["report"] = decode_report(values["report"]) if values["report"] else None
+    return Run(**values)
+
+
+def _require_move(run: Run, changes: dict[str, Any]) -> None:
+    state = changes.get("state", run.state)
+    if state is not run.state and state not in MOVES[run.state]:
+        raise ValueError(f"run {run.name}: {run.state.name} cannot become {state.name}")
+
+
+class _Write(NamedTuple):
+    """One statement. `keep`: tried until it is written; else whoever waits is told that it was not."""
+
+    sql: str
+    values: dict[str, Any]
+    keep: bool
+    future: Future[None]
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """The database at `path`, made or brought up to date where need be. Raises OSError or sqlite3.Error."""
+    # The file exists with its narrow mode before SQLite, which would make it with the umask's, opens it.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("BEGIN IMMEDIATE")
+    with _ending(connection):
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise sqlite3.NotSupportedError(
+                f"it was written by a newer version (schema {version}, this program knows {SCHEMA_VERSION})"
+            )
+        while version < SCHEMA_VERSION:
+            for statement in (_MIGRATIONS[version] if version else _SCHEMA).split(";"):
+                connection.execute(statement)
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+    return connection
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether SQLite found the file itself to be wrong (SQLITE_CORRUPT, SQLITE_NOTADB)."""
+    return isinstance(error, sqlite3.DatabaseError) and any(
+        words in str(error) for words in ("malformed", "not a database", "no such table", "no such column")
+    )
+
+
+def note_damage(directory: str) -> None:
+    """From now on, until it has been made anew, nobody works with this journal: it may look sound again without being so."""
+    descriptor = os.open(os.path.join(directory, DAMAGE_FILE), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def use(directory: str, how: int) -> int:
+    """A lock on the journal as a whole: shared by those who work with it, exclusive for who makes it anew. Its descriptor."""
+    descriptor = os.open(os.path.join(directory, "journal.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise Refused(
+            f"The journal in {directory} is damaged, and another GAHP of this user has it open: it is made anew when that ends."
+        ) from None
+    return descriptor
+
+
+def require_local(directory: str) -> None:
+    """Raise Refused for a directory on a network file system, where SQLite's log and locks cannot be trusted."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+        kind = file_system(os.path.realpath(directory), mounts.read())
+    if kind in _NETWORK:
+        raise Refused(
+            f"The journal cannot be kept in {directory}, which is on a network file system ({kind}): set AWSBATCH_STATE_DIR"
+            " to a directory of a local disk, one for each user, such as /var/lib/awsbatch_gahp/$ENV(LOGNAME)."
+        )
+
+
+def file_system(path: str, mountinfo: str) -> str:
+    """The type of the file system that the absolute `path` lies on, from the text of /proc/self/mountinfo (see proc(5))."""
+    best, kind = "", ""
+    for line in mountinfo.splitlines():
+        before, _, behind = line.partition(" - ")
+        fields = before.split()
+        if len(fields) < 5 or not behind:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[4])
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):  # a later mount covers an earlier one
+            best, kind = point, behind.split()[0]
+    return kind
+
+
+def identity_of(directory: str) -> tuple[str, bytes]:
+    """A name of this journal, and a secret with which it knows its own records in S3 again; both outlive its database."""
+    path = os.path.join(directory, IDENTITY_FILE)
+    with contextlib.suppress(FileExistsError):
+        made = f"{path}.{secrets.token_hex(4)}"
+        with open(made, "w", opener=lambda name, flags: os.open(name, flags | os.O_EXCL | os.O_CLOEXEC, 0o600)) as file:
+            file.write(f"{secrets.token_hex(8)} {secrets.token_hex(32)}")
+        try:
+            os.link(made, path)
+        finally:
+            os.unlink(made)
+    with open(path, encoding="ascii", errors="replace") as file:
+        name, _, secret = file.read().strip().partition(" ")
+    return name, secret.encode()
+
+
+def replace(directory: str, runs: Iterable[tuple[Run, JobRequest]], now: float) -> str:
+    """Set the damaged database aside and put one with `runs` in its place; the name that the old one has now.
+
+    The caller holds the lock of `use` exclusively. May be repeated from whatever point a death left it at.
+    """
+    path = os.path.join(directory, FILE_NAME)
+    new, aside = f"{path}.new", f"{path}.damaged-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}"
+    for end in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new + end)
+    connection = connect(new)
+    connection.execute("BEGIN")
+    with _ending(connection):
+        for run, request in runs:
+            values = _to_row({column: getattr(run, column) for column in _COLUMNS})
+            values.update(changed=now, request=encode(request))
+            marks = ", ".join(":" + column for column in values)
+            connection.execute(f"INSERT OR IGNORE INTO runs ({', '.join(values)}) VALUES ({marks})", values)
+    connection.execute("PRAGMA journal_mode = DELETE")  # all of it in the one file
+    connection.close()
+    with contextlib.suppress(FileNotFoundError):
+        os.link(path, aside)
+    for end in ("-wal", "-shm"):  # a log of the old database must not be played into the new one
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path + end, aside + end)
+    os.replace(new, path)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(directory, DAMAGE_FILE))
+    return aside
+
+
+class Journal:
+    """Opens (and makes) the journal in `directory`. Raises Refused with one sentence when that cannot be done, Damaged when the
+    file is no journal any more. `on_damage` is called once when that turns out later: end the process, the next one mends it.
+    """
+
+    def __init__(
+        self, directory: str, clock: Callable[[], float] = time.time, on_damage: Callable[[], None] = lambda: None
+    ) -> None:
+        self._directory = directory
+        self._path = os.path.join(directory, FILE_NAME)
+        self._clock = clock
+        self._on_damage = on_damage
+        self.owner = secrets.token_hex(8)
+        self._reading = threading.Lock()
+        self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        with contextlib.ExitStack() as undo:  # what was taken before something goes wrong is given back
+            try:
+                os.makedirs(directory, mode=0o700, exist_ok=True)
+                require_local(directory)
+                self._used = use(directory, fcntl.LOCK_SH)
+                undo.callback(os.close, self._used)
+                if os.path.exists(os.path.join(directory, DAMAGE_FILE)):
+                    raise Damaged(f"The journal {self._path} is damaged.")
+                self.identity, self._secret = identity_of(directory)
+                self._lock = _take_lock(self._lock_path(self.owner))
+                undo.callback(os.close, self._lock)
+                undo.callback(os.unlink, self._lock_path(self.owner))
+                self._reader = connect(self._path)
+                undo.callback(self._reader.close)
+                self._writer = connect(self._path)
+            except (OSError, sqlite3.Error) as error:
+                if is_damage(error):
+                    note_damage(directory)
+                    raise Damaged(f"The journal {self._path} is damaged: {error}.") from error
+                raise Refused(f"The journal {self._path} cannot be used: {error}. See AWSBATCH_STATE_DIR.") from error
+            undo.pop_all()
+        self._problem = ""
+        self._damaged = False
+        self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is waiting, then let go of file and ownership. A disk that hangs is not waited for: the process ends anyway,
+        and what the kernel drops with it is enough."""
+        self._writes.put(None)
+        self._thread.join(_END_S)
+        if self._thread.is_alive():
+            return
+        with self._reading:
+            self._reader.close()
+        self._writer.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._lock_path(self.owner))
+        os.close(self._lock)
+        os.close(self._used)
+
+    # Reading
+
+    def find(self, name: str) -> Run | None:
+        """The run of that name."""
+        return next(iter(self._select("WHERE name = ?", (name,))), None)
+
+    def newest(self, directory: str) -> Run | None:
+        """The run of the highest generation for a JobDirectory."""
+        return next(
+            iter(self._select("WHERE directory = ? AND directory <> '' ORDER BY generation DESC LIMIT 1", (directory,))), None
+        )
+
+    def request(self, name: str) -> JobRequest:
+        """The request of a run that is in the journal."""
+        return decode_request(self._read("SELECT request FROM runs WHERE name = ?", (name,))[0][0])
+
+    def mine(self) -> list[Run]:
+        """The runs of this owner that are not over."""
+        return self._select(f"WHERE owner = ? AND {_LIVE}", (self.owner,))
+
+    def wanted_changes(self) -> list[tuple[str, Wanted]]:
+        """What other GAHPs of the user have asked of this owner's live runs, told once: it is recorded as wanted before."""
+        rows = self._read(f"SELECT name, asked FROM runs WHERE owner = ? AND asked <> '' AND {_LIVE}", (self.owner,))
+        for name, asked in rows:
+            sql = "UPDATE runs SET wanted = :asked, asked = '' WHERE name = :name AND asked = :asked"
+            self._write(sql, {"name": name, "asked": asked}, keep=False).result()
+        return [(name, Wanted(asked)) for name, asked in rows]
+
+    def _select(self, where: str, parameters: tuple[Any, ...]) -> list[Run]:
+        return [_from_row(row) for row in self._read(f"SELECT {', '.join(_COLUMNS)} FROM runs {where}", parameters)]
+
+    def _read(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        try:
+            with self._reading:
+                return self._reader.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            self._look_at_damage(error)
+            raise JournalProblem(f"The journal {self._path} cannot be read: {error}. See AWSBATCH_STATE_DIR.") from error
+
+    def _look_at_damage(self, error: sqlite3.Error) -> None:
+        if is_damage(error) and not self._damaged:
+            self._damaged = True
+            note_damage(self._directory)
+            self._on_damage()
+
+    # Writing
+
+    def insert(self, run: Run, request: JobRequest) -> Future[None]:
+        """Record a new run, owned by this GAHP. The future raises Conflict if its generation is taken."""
+        run.owner = self.owner
+        values = {column: getattr(run, column) for column in _COLUMNS}
+        values.update(changed=self._clock(), request=encode(request))
+        names = ", ".join(values)
+        marks = ", ".join(":" + column for column in values)
+        return self._write(f"INSERT INTO runs ({names}) VALUES ({marks})", values, keep=False)
+
+    def sealed(self, run: Run, request: JobRequest) -> str:
+        """What goes into S3 with a run, for `opened` to make it again: one line, with a seal that only this journal can make."""
+        fields = {column: getattr(run, column) for column in _RECORD}
+        text = json.dumps({**fields, "request": encode(request)})
+        return f"{_seal(text, self._secret)} {text}"
+
+    def update(self, run: Run, **changes: Any) -> Future[None]:
+        """Change `run`, in memory now and in the file when the future ends. A move that MOVES does not allow is an error."""
+        _require_move(run, changes)
+        for column, value in changes.items():
+            setattr(run, column, value)
+        return self._change(run.name, changes)
+
+    def record(self, run: Run, **changes: Any) -> Future[None]:
+        """As `update`, but memory follows the file: nobody hears of it before it is on disk. The future ends after both."""
+        _require_move(run, changes)
+        done: Future[None] = Future()
+
+        def follow(written: Future[None]) -> None:
+            error = written.exception()
+            if error is not None:
+                done.set_exception(error)
+                return
+            for column, value in changes.items():
+                setattr(run, column, value)
+            done.set_result(None)
+
+        self._change(run.name, changes).add_done_callback(follow)
+        return done
+
+    def _change(self, name: str, changes: dict[str, Any]) -> Future[None]:
+        sets = ", ".join(f"{column} = :{column}" for column in changes)
+        return self._write(
+            f"UPDATE runs SET {sets}, changed = :changed WHERE name = :name",
+            {**changes, "changed": self._clock(), "name": name},
+        )
+
+    def ask(self, name: str, wanted: Wanted) -> Future[None]:
+        """Tell the owner of a run, another GAHP, what is wanted of it. In a column of its own: the owner writes all others."""
+        sql = f"UPDATE runs SET asked = :asked, confirmed = 1 WHERE name = :name AND {_LIVE}"
+        return self._write(sql, {"asked": wanted, "name": name})
+
+    def adopt(self) -> list[Run]:
+        """Take over the live runs of owners that are no more, and return them."""
+        owners = [row[0] for row in self._read(f"SELECT DISTINCT owner FROM runs WHERE {_LIVE}")]
+        adopted: list[Run] = []
+        for owner in owners:
+            if owner == self.owner:
+                continue
+            with _if_dead(self._lock_path(owner)) as dead:
+                if dead:
+                    names = {run.name for run in self._select(f"WHERE owner = ? AND {_LIVE}", (owner,))}
+                    sql = "UPDATE runs SET owner = :me WHERE owner = :dead"
+                    self._write(sql, {"me": self.owner, "dead": owner}, keep=False).result()
+                    # Another GAHP may have been quicker: only what bears our name now is ours.
+                    adopted += [run for run in self.mine() if run.name in names]
+        return adopted
+
+    def littered(self, older_than_s: float, unasked_s: float, limit: int) -> list[Run]:
+        """Runs that have been over for so long, or for `unasked_s` if HTCondor has never asked about them, and still have objects
+        in S3."""
+        now = self._clock()
+        where = (
+            "WHERE state IN ('COMPLETED', 'HELD', 'REMOVED') AND discarded = 0"
+            " AND (confirmed = 1 AND changed < ? OR changed < ?) ORDER BY changed LIMIT ?"
+        )
+        return self._select(where, (now - older_than_s, now - unasked_s, limit))
+
+    def unasked(self, older_than_s: float) -> list[Run]:
+        """Live runs that HTCondor has never asked about although they are that old."""
+        return self._select(f"WHERE confirmed = 0 AND created < ? AND {_LIVE}", (self._clock() - older_than_s,))
+
+    def forget(self, older_than_s: float) -> Future[None]:
+        """Drop finished runs that have not changed for so long, and have nothing in S3 any more."""
+        sql = "DELETE FROM runs WHERE state IN ('COMPLETED', 'HELD', 'REMOVED') AND discarded = 1 AND changed < :before"
+        return self._write(sql, {"before": self._clock() - older_than_s})
+
+    def check(self) -> None:
+        """Raise JournalProblem with a sentence when the journal cannot be written just now."""
+        self._write("UPDATE runs SET name = name WHERE 0", {}, keep=False).result()
+        if self._problem:
+            raise JournalProblem(self._problem)
+
+    def _write(self, sql: str, values: dict[str, Any], *, keep: bool = True) -> Future[None]:
+        future: Future[None] = Future()
+        self._writes.put(_Write(sql, _to_row(values), keep, future))
+        return future
+
+    def _write_all(self) -> None:
+        waiting: list[_Write] = []
+        last = False
+        while not last:
+            group: list[_Write | None] = []
+            with contextlib.suppress(queue.Empty):
+                group.append(self._writes.get(timeout=_TRY_AGAIN_S if waiting else None))
+                while True:
+                    group.append(self._writes.get_nowait())
+            last = None in group
+            waiting = self._commit(waiting + [write for write in group if write is not None])
+        for write in waiting:
+            write.future.set_exception(JournalProblem(self._problem))
+
+    def _commit(self, group: list[_Write]) -> list[_Write]:
+        """One transaction for all; if that fails, one for each, so that one bad write takes no other with it.
+
+        Returns what has to be tried again: from the first write that was refused and is to be kept on, all such, in order.
+        """
+        try:
+            self._transact(group)
+        except sqlite3.Error:
+            return self._commit_each(group)
+        self._problem = ""
+        for write in group:
+            write.future.set_result(None)
+        return []
+
+    def _commit_each(self, group: list[_Write]) -> list[_Write]:
+        waiting: list[_Write] = []
+        self._problem = ""
+        for write in group:
+            if waiting and write.keep:
+                waiting.append(write)
+                continue
+            try:
+                self._transact([write])
+            except sqlite3.IntegrityError as error:
+                write.future.set_exception(Conflict(str(error)))
+            except sqlite3.Error as error:
+                self._look_at_damage(error)
+                self._problem = f"The journal {self._path} cannot be written: {error}. See AWSBATCH_STATE_DIR."
+                if write.keep and not self._damaged:
+                    waiting.append(write)
+                else:
+                    write.future.set_exception(JournalProblem(self._problem))
+            else:
+                write.future.set_result(None)
+        return waiting
+
+    def _transact(self, group: Iterable[_Write]) -> None:
+        self._writer.execute("BEGIN IMMEDIATE")
+        with _ending(self._writer):
+            for write in group:
+                self._writer.execute(write.sql, write.values)
+
+    def _lock_path(self, owner: str) -> str:
+        return os.path.join(self._directory, f"owner-{owner}.lock")
+
+
+@contextlib.contextmanager
+def _ending(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit what was begun, or roll it back if anything went wrong."""
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _take_lock(path: str) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+@contextlib.contextmanager
+def _if_dead(path: str) -> Iterator[bool]:
+    """True within the block if the owner whose lock file this is lives no more; the file is gone after it."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield True
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        yield False
+        return
+    try:
+        yield True
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    finally:
+        os.close(descriptor)

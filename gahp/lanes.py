@@ -1,0 +1,83 @@
+"""A lane: a few threads that carry out tasks when they are due, so that a wait on AWS holds up nothing but its own kind.
+
+Knows nothing of jobs or AWS. A task that has to be tried again is put back with a delay and takes up no thread meanwhile.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+Task = Callable[[], None]
+
+
+def backoff(tries: int, first: float = 0.5, most: float = 60.0) -> float:
+    """Seconds to wait before try number `tries` + 1: doubling up to `most`, with jitter so that many waiters spread out."""
+    return min(most, first * 2.0 ** min(tries, 16)) * random.uniform(0.5, 1.0)  # noqa: S311  jitter needs no secrecy
+
+
+class Lane:
+    """`threads` daemon threads and a heap of tasks by due time. A task must handle its own errors; what escapes is logged."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._name = name
+        self._most = threads
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._tasks: list[tuple[float, int, Task]] = []
+        self._order = itertools.count()
+        self._change = threading.Condition()
+        self._closed = False
+
+    def put(self, task: Task, delay: float = 0.0) -> None:
+        """Have `task` carried out in `delay` seconds, or as soon after as a thread is free. After `close`: nothing."""
+        with self._change:
+            if self._closed:
+                return
+            heapq.heappush(self._tasks, (time.monotonic() + delay, next(self._order), task))
+            self._call_one()
+
+    def close(self) -> None:
+        """Take no more tasks and drop those that have not begun. Does not wait for those that have."""
+        with self._change:
+            self._closed = True
+            self._tasks.clear()
+            self._change.notify_all()
+
+    def _call_one(self) -> None:
+        """Have one more thread look at the tasks; it is started only when no other is idle: an idle server has few."""
+        if self._idle:
+            self._change.notify()
+        elif len(self._threads) < self._most:
+            thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _work(self) -> None:
+        while (task := self._next()) is not None:
+            try:
+                task()
+            except Exception:
+                log.exception("a task of the lane %s failed", self._name)
+
+    def _next(self) -> Task | None:
+        with self._change:
+            while not self._closed:
+                wait = self._tasks[0][0] - time.monotonic() if self._tasks else None
+                if wait is not None and wait <= 0:
+                    task = heapq.heappop(self._tasks)[2]
+                    if self._tasks and self._tasks[0][0] <= time.monotonic():
+                        # Several that came while one idle thread woke up: it calls the next one, and that the one after.
+                        self._call_one()
+                    return task
+                self._idle += 1
+                self._change.wait(wait)
+                self._idle -= 1
+            return None

@@ -1,0 +1,363 @@
+"""The journal on real files: what is written is there for the next process, whatever became of the last one."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+
+from gahp.journal import FILE_NAME, MOVES, Conflict, Damaged, Journal, JournalProblem, Run, RunState, Wanted, file_system
+from gahp.model import JobReport, JobRequest, JobState, Refused, Resources, encode
+
+FIRST_VERSION = """
+CREATE TABLE runs (
+    name TEXT PRIMARY KEY, directory TEXT NOT NULL, digest TEXT NOT NULL, generation INTEGER NOT NULL, state TEXT NOT NULL,
+    wanted TEXT NOT NULL, submission INTEGER NOT NULL, native_id TEXT NOT NULL, queue TEXT NOT NULL, sent REAL NOT NULL,
+    started INTEGER NOT NULL, confirmed INTEGER NOT NULL, predecessor TEXT NOT NULL, report TEXT, owner TEXT NOT NULL,
+    created REAL NOT NULL, changed REAL NOT NULL, request TEXT NOT NULL);
+CREATE UNIQUE INDEX one_generation ON runs (directory, generation) WHERE directory <> '';
+CREATE INDEX live ON runs (owner) WHERE state NOT IN ('COMPLETED', 'HELD', 'REMOVED');
+CREATE INDEX asked ON runs (owner) WHERE wanted <> 'RUN' AND state NOT IN ('COMPLETED', 'HELD', 'REMOVED');
+CREATE INDEX over ON runs (changed) WHERE state IN ('COMPLETED', 'HELD', 'REMOVED');
+PRAGMA user_version = 1;
+"""
+
+REQUEST = JobRequest(
+    executable="/bin/ech\udcff",
+    iwd="/tmp",
+    arguments=("a b", "\udcfe", ""),
+    environment=(("A", "1\n2"),),
+    outputs=("x",),
+    remaps=(("a", "b"),),
+    resources=Resources(cpus=2, memory_mib=512),
+)
+
+
+def a_run(name="1-0-aaaa", directory="home_bl_x_1.0_5", generation=0, **more):
+    return Run(name=name, directory=directory, digest="d", generation=generation, created=1795000000.0, **more)
+
+
+@pytest.fixture
+def journal(tmp_path):
+    journal = Journal(str(tmp_path / "state"))
+    yield journal
+    journal.close()
+
+
+def test_a_request_comes_back_as_it_was_with_every_byte(journal):
+    journal.insert(a_run(), REQUEST).result()
+    assert journal.request("1-0-aaaa") == REQUEST
+
+
+def test_a_run_comes_back_with_its_report(journal):
+    run = a_run()
+    journal.insert(run, REQUEST).result()
+    for state in (RunState.STAGED, RunState.SUBMITTING, RunState.SUBMITTED, RunState.COLLECTING):
+        journal.update(run, state=state)
+    report = JobReport(JobState.COMPLETED, exit_code=7, user_cpu_s=1.5, native_id="x")
+    journal.update(run, state=RunState.COMPLETED, report=report, native_id="x", started=True).result()
+    assert journal.find("1-0-aaaa") == run
+    assert journal.find("1-0-aaaa").report == report
+    assert journal.find("nobody") is None
+
+
+def test_the_job_id_has_batch_system_day_and_run(journal):
+    assert a_run().job_id == "awsbatch/20261118/1-0-aaaa"
+
+
+def test_a_move_that_the_table_does_not_allow_is_an_error_and_changes_nothing(journal):
+    run = a_run()
+    journal.insert(run, REQUEST).result()
+    with pytest.raises(ValueError, match="ACCEPTED cannot become COMPLETED"):
+        journal.update(run, state=RunState.COMPLETED)
+    assert run.state is RunState.ACCEPTED
+
+
+def test_every_state_but_the_final_ones_leads_to_a_final_one():
+    for state in RunState:
+        reached, edge = {state}, {state}
+        while edge:
+            edge = {after for before in edge for after in MOVES[before]} - reached
+            reached |= edge
+        assert any(each.final for each in reached)
+
+
+def test_one_generation_of_a_job_directory_is_recorded_once(journal):
+    journal.insert(a_run(), REQUEST).result()
+    others = [journal.insert(a_run(name=f"other{n}", generation=n % 2), REQUEST) for n in range(4)]
+    assert [isinstance(other.exception(), Conflict) for other in others] == [True, False, True, True]
+    assert journal.newest("home_bl_x_1.0_5").name == "other1"
+
+
+def test_runs_without_a_job_directory_are_all_their_own(journal):
+    for n in range(3):
+        journal.insert(a_run(name=f"n{n}", directory=""), REQUEST).result()
+    assert journal.newest("") is None
+
+
+def test_many_threads_write_at_once_and_nothing_is_lost(journal):
+    def write(thread):
+        for n in range(50):
+            journal.insert(a_run(name=f"{thread}-{n}", directory=f"{thread}-{n}"), REQUEST).result()
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(journal.mine()) == 400
+
+
+def test_file_and_folder_are_for_their_user_alone(tmp_path, journal):
+    journal.insert(a_run(), REQUEST).result()
+    state = tmp_path / "state"
+    assert state.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in state.iterdir()} == {0o600}
+
+
+def test_runs_of_a_gahp_that_was_killed_are_adopted_by_one_other_only(tmp_path):
+    state = str(tmp_path / "state")
+    program = f"""
+        import os, signal
+        from gahp.journal import Journal, Run
+        from gahp.model import JobRequest
+        journal = Journal({state!r})
+        for n in range(3):
+            run = Run(name=f"run{{n}}", directory=str(n), digest="", generation=0, created=1.0)
+            journal.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
+        print(journal.owner, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=False, stdout=subprocess.PIPE)
+    first, second = Journal(state), Journal(state)
+    try:
+        assert {run.name for run in first.adopt()} == {"run0", "run1", "run2"}
+        assert second.adopt() == []
+        assert {run.name for run in first.mine()} == {"run0", "run1", "run2"}
+    finally:
+        first.close()
+        second.close()
+    assert [name for name in os.listdir(state) if name.startswith("owner-")] == []
+
+
+def test_runs_that_two_gahps_find_at_the_same_time_go_to_one_of_them(tmp_path):
+    """The dead one ended in good order, so no lock of its own decides between its heirs."""
+    dead = Journal(str(tmp_path))
+    for n in range(20):
+        dead.insert(a_run(name=f"r{n}", directory=str(n)), REQUEST).result()
+    dead.close()
+    heirs = [Journal(str(tmp_path)) for _ in range(4)]
+    meet, found = threading.Barrier(4), []
+    for heir in heirs:
+        select = heir._select
+
+        def together(where, parameters, select=select):
+            rows = select(where, parameters)
+            if rows and parameters == (dead.owner,):
+                meet.wait(10)
+            return rows
+
+        heir._select = together
+    threads = [threading.Thread(target=lambda heir=heir: found.append([run.name for run in heir.adopt()])) for heir in heirs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for heir in heirs:
+        heir.close()
+    assert sorted(name for names in found for name in names) == sorted(f"r{n}" for n in range(20))
+
+
+def test_what_concerns_a_run_that_is_there_is_kept_in_order_until_the_disk_takes_it(journal, monkeypatch):
+    run = a_run()
+    journal.insert(run, REQUEST).result()
+    transact, full = journal._transact, [True]
+
+    def refuse(group):
+        if full[0]:
+            raise sqlite3.OperationalError("database or disk is full")
+        transact(group)
+
+    monkeypatch.setattr(journal, "_transact", refuse)
+    moves = [journal.update(run, state=state) for state in (RunState.STAGED, RunState.SUBMITTING, RunState.SUBMITTED)]
+    with pytest.raises(JournalProblem, match=r"cannot be written: database or disk is full\. See AWSBATCH_STATE_DIR"):
+        journal.insert(a_run(name="new", directory="new"), REQUEST).result()
+    with pytest.raises(JournalProblem, match="disk is full"):
+        journal.check()
+    assert not any(move.done() for move in moves)
+    full[0] = False
+    for move in moves:
+        move.result(10)
+    journal.check()
+    assert journal.find(run.name).state is RunState.SUBMITTED
+    assert journal.find("new") is None
+
+
+def test_runs_of_a_gahp_that_lives_are_left_to_it_and_asked_for_through_the_journal(tmp_path):
+    first, second = Journal(str(tmp_path)), Journal(str(tmp_path))
+    try:
+        run = a_run()
+        first.insert(run, REQUEST).result()
+        assert second.adopt() == []
+        second.ask(run.name, Wanted.REMOVE).result()
+        assert second.wanted_changes() == []
+        assert first.wanted_changes() == [(run.name, Wanted.REMOVE)]
+        assert first.wanted_changes() == []
+        assert first.find(run.name).wanted is Wanted.REMOVE
+    finally:
+        first.close()
+        second.close()
+
+
+def test_only_finished_runs_are_forgotten(tmp_path):
+    now = [1000.0]
+    journal = Journal(str(tmp_path), clock=lambda: now[0])
+    try:
+        done, live = a_run(name="done", directory="1"), a_run(name="live", directory="2")
+        for run in (done, live):
+            journal.insert(run, REQUEST)
+        journal.update(done, state=RunState.REMOVED).result()
+        now[0] = 2000.0
+        journal.forget(500.0).result()
+        assert journal.find("done") is not None  # something of it is in S3 still
+        now[0] = 1000.0
+        journal.update(done, discarded=True).result()
+        now[0] = 2000.0
+        journal.forget(2000.0).result()
+        assert journal.find("done") is not None
+        journal.forget(500.0).result()
+        assert journal.find("done") is None
+        assert journal.find("live") is not None
+    finally:
+        journal.close()
+
+
+def test_a_journal_of_a_newer_version_is_refused_with_a_sentence(tmp_path):
+    Journal(str(tmp_path)).close()
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    connection.execute("PRAGMA user_version = 99")
+    connection.commit()
+    connection.close()
+    with pytest.raises(Refused, match=r"newer version \(schema 99"):
+        Journal(str(tmp_path))
+
+
+def test_a_journal_of_the_first_version_is_brought_up_to_date(tmp_path):
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    connection.executescript(FIRST_VERSION)
+    row = ("old", "dir", "d", 0, "SUBMITTED", "RUN", 0, "id", "q", 5.0, 1, 1, "", None, "gone", 1.0, 2.0, encode(REQUEST))
+    connection.execute(f"INSERT INTO runs VALUES ({', '.join('?' * len(row))})", row)
+    connection.commit()
+    connection.close()
+    journal = Journal(str(tmp_path))
+    try:
+        (run,) = journal.adopt()
+        assert (run.name, run.state, run.native_id, run.sends, run.discarded) == ("old", RunState.SUBMITTED, "id", 0, False)
+        assert journal.request("old") == REQUEST
+        new = a_run(name="new")
+        journal.insert(new, REQUEST).result()
+        assert journal.find("new") == new
+    finally:
+        journal.close()
+    Journal(str(tmp_path)).close()
+
+
+def test_a_journal_that_is_no_database_is_damaged_and_stays_so_until_it_is_made_anew(tmp_path):
+    (tmp_path / FILE_NAME).write_bytes(b"this is no database at all, but it is long enough to be one" * 100)
+    with pytest.raises(Damaged, match="is damaged: file is not a database"):
+        Journal(str(tmp_path))
+    (tmp_path / FILE_NAME).unlink()
+    with pytest.raises(Damaged, match="is damaged"):
+        Journal(str(tmp_path))
+
+
+def test_damage_that_turns_up_later_is_told_once_and_noted(tmp_path):
+    told = []
+    journal = Journal(str(tmp_path), on_damage=lambda: told.append("damaged"))
+    try:
+        for n in range(200):
+            journal.insert(a_run(name=f"r{n}", directory=str(n)), REQUEST)
+        journal.check()
+        journal._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        size = (tmp_path / FILE_NAME).stat().st_size
+        with open(tmp_path / FILE_NAME, "r+b") as file:
+            file.seek(4096)
+            file.write(os.urandom(size - 4096))
+        for _ in range(2):
+            with pytest.raises(JournalProblem, match="malformed"):
+                journal.adopt()
+                journal.mine()
+                journal.find("r1")
+    finally:
+        journal.close()
+    assert told == ["damaged"]
+    with pytest.raises(Damaged):
+        Journal(str(tmp_path))
+
+
+def test_a_journal_on_a_network_file_system_is_refused_with_what_to_set(tmp_path, monkeypatch):
+    monkeypatch.setattr("gahp.journal.file_system", lambda path, mounts: "nfs4")
+    with pytest.raises(Refused, match=r"network file system \(nfs4\): set AWSBATCH_STATE_DIR"):
+        Journal(str(tmp_path))
+    assert not (tmp_path / FILE_NAME).exists()
+
+
+def test_the_file_system_of_a_path_is_that_of_the_innermost_and_latest_mount():
+    text = """\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 22 0:40 / /home rw shared:2 - nfs4 server:/home rw,vers=4.2
+31 30 0:41 / /home/with\\040blank rw - xfs /dev/sdb rw
+32 22 0:42 / /home2 rw - btrfs /dev/sdc rw
+33 22 0:43 / /home2 rw - cifs //server/x rw
+nonsense
+"""
+    asked = ["/etc", "/home", "/home/u/.local", "/home/with blank/x", "/home2/x", "/homely"]
+    assert [file_system(path, text) for path in asked] == ["ext4", "nfs4", "nfs4", "xfs", "cifs", "ext4"]
+
+
+def test_a_journal_that_somebody_keeps_locked_is_told_as_such(tmp_path, monkeypatch):
+    journal = Journal(str(tmp_path))
+    other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+    try:
+        journal._writer.execute("PRAGMA busy_timeout = 50")
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JournalProblem, match="cannot be written: database is locked"):
+            journal.check()
+        other.execute("ROLLBACK")
+        journal.check()
+    finally:
+        other.close()
+        journal.close()
+
+
+def test_a_journal_that_has_become_read_only_is_told_as_such(tmp_path):
+    """SQLite's own switch stands for a file system that was remounted: the same error."""
+    journal = Journal(str(tmp_path))
+    try:
+        journal._writer.execute("PRAGMA query_only = 1")
+        with pytest.raises(JournalProblem, match="cannot be written: attempt to write a readonly database"):
+            journal.insert(a_run(), REQUEST).result()
+        journal._writer.execute("PRAGMA query_only = 0")
+        journal.insert(a_run(), REQUEST).result()
+    finally:
+        journal.close()
+
+
+def test_a_write_that_the_disk_refuses_fails_alone_and_says_so(tmp_path):
+    journal = Journal(str(tmp_path))
+    try:
+        journal.insert(a_run(name="before", directory="1"), REQUEST).result()
+        # SQLite's own limit stands for a full disk: the same error, "database or disk is full".
+        pages = journal._writer.execute("PRAGMA page_count").fetchone()[0]
+        journal._writer.execute(f"PRAGMA max_page_count = {pages}")
+        big = JobRequest(executable="/bin/true", iwd="/", arguments=("x" * 500_000,))
+        with pytest.raises(JournalProblem, match="disk is full"):
+            journal.insert(a_run(name="big", directory="2"), big).result()
+        journal._writer.execute("PRAGMA max_page_count = 1000000")
+        journal.insert(a_run(name="after", directory="3"), REQUEST).result()
+        assert {run.name for run in journal.mine()} == {"before", "after"}
+    finally:
+        journal.close()

@@ -1,0 +1,70 @@
+"""Lanes: tasks when they are due, in few threads."""
+
+import threading
+import time
+
+from gahp.lanes import Lane, backoff
+
+
+def test_tasks_run_when_due_and_a_delayed_one_takes_no_thread():
+    lane, order, done = Lane("t", 1), [], threading.Event()
+    lane.put(lambda: (order.append("late"), done.set()), 0.2)
+    lane.put(lambda: order.append("first"))
+    lane.put(lambda: order.append("second"))
+    assert done.wait(10)
+    assert order == ["first", "second", "late"]
+    lane.close()
+
+
+def test_a_task_that_fails_takes_nothing_with_it():
+    lane, done = Lane("t", 1), threading.Event()
+    lane.put(lambda: 1 / 0)
+    lane.put(done.set)
+    assert done.wait(10)
+    lane.close()
+
+
+def test_no_more_threads_than_asked_for_run_at_once():
+    lane, lock, now, most = Lane("t", 3), threading.Lock(), [0], [0]
+    left = threading.Semaphore(0)
+
+    def task():
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.01)
+        with lock:
+            now[0] -= 1
+        left.release()
+
+    for _ in range(30):
+        lane.put(task)
+    for _ in range(30):
+        assert left.acquire(timeout=10)
+    assert most[0] <= 3
+    lane.close()
+
+
+def test_a_burst_that_finds_one_idle_thread_gets_all_the_threads_it_may_have():
+    lane, all_there, done = Lane("t", 6), threading.Barrier(6), threading.Event()
+    lane.put(done.set)
+    assert done.wait(10)
+    met = threading.Semaphore(0)
+    for _ in range(6):
+        lane.put(lambda: (all_there.wait(10), met.release()))
+    for _ in range(6):
+        assert met.acquire(timeout=15)
+    lane.close()
+
+
+def test_a_closed_lane_drops_what_has_not_begun():
+    lane, ran = Lane("t", 1), threading.Event()
+    lane.put(ran.set, 0.2)
+    lane.close()
+    assert not ran.wait(0.5)
+
+
+def test_waits_grow_to_their_bound_and_never_beyond():
+    waits = [backoff(tries) for tries in range(100)]
+    assert max(waits) <= 60.0
+    assert min(waits[20:]) >= 30.0
