@@ -1,0 +1,206 @@
+"""The sandbox as the gateway sees it: stage a job's input, collect its output.
+
+Joins inputs, manifest, blobs, result and place; decides nothing that they decide.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import os
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import IO
+
+from gahp.model import JobRequest, Refused
+from gahp.sandbox import inputs, manifest, place, result
+from gahp.sandbox.blobs import Blobs
+from gahp.sandbox.outcome import Outcome
+from gahp.sandbox.place import Placement, Target
+from gahp.sandbox.result import Record
+from gahp.sandbox.store import MULTIPART, S3Client, Store
+from gahp.sandbox.tarstream import Member, Readable, damaged, members
+
+_RUN = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_IN_MEMORY = 1024 * 1024
+_CHUNK = 1024 * 1024
+
+
+class Sandbox:
+    """The sandboxes of one site, in s3://bucket/prefix. Threads may share it. Every method may raise Refused or Transient."""
+
+    def __init__(self, client: S3Client, bucket: str, prefix: str, threads: int = 8) -> None:
+        self._store = Store(client, bucket, prefix)
+        self._blobs = Blobs(self._store, threads)
+        self._downloads = concurrent.futures.ThreadPoolExecutor(threads, "download")
+
+    def close(self) -> None:
+        """End the threads; what is under way is finished."""
+        self._blobs.close()
+        self._downloads.shutdown(wait=True, cancel_futures=True)
+
+    def run_url(self, run: str) -> str:
+        """GAHP_RUN_URL of the container."""
+        return self._store.url(_key(run))
+
+    def manifest_url(self, run: str) -> str:
+        """BATCH_FILE_S3_URL of the container."""
+        return self._store.url(f"{_key(run)}/manifest")
+
+    def stage(self, run: str, request: JobRequest, record: str = "") -> None:
+        """Have all of the job's input in S3, the manifest last, and `record` in it. May be repeated."""
+        found = inputs.walk(request)
+        parts = manifest.split(found.files)
+        stored = self._blobs.store(parts.blobs, parts.packs)
+        self._store.put(f"{_key(run)}/manifest", manifest.build(request, found, parts.inside, stored, record))
+
+    def records(self) -> Iterator[str]:
+        """The records of all runs that have a manifest in S3."""
+        for run in self._store.folders("runs/"):
+            if _RUN.fullmatch(run):
+                with self._store.reading(f"{_key(run)}/manifest") as found:
+                    if found is not None:
+                        yield manifest.read_record(found[1])
+
+    def claimant(self, run: str, submission: int) -> str:
+        """The id of the Batch job that has claimed this submission, before it ran anything; "" if none has."""
+        with self._store.reading(f"{_key(run)}/{submission:d}/claim") as found:
+            text = "" if found is None else found[1].read(200).decode("ascii", "replace")
+        return text if re.fullmatch(r"[A-Za-z0-9:-]{1,128}", text) else ""
+
+    def refresh_proxy(self, run: str, path: str) -> None:
+        """Give the running job the X.509 proxy at `path`; its runner looks for it every minute."""
+        try:
+            with open(path, "rb") as proxy:
+                data = proxy.read(64 * 1024 + 1)
+        except OSError as error:
+            raise Refused(f"The X.509 proxy {path} cannot be read: {error.strerror}.") from None
+        if not 0 < len(data) <= 64 * 1024:
+            raise Refused(f"The file {path} is no X.509 proxy: it is empty or larger than 64 KiB.")
+        self._store.put(f"{_key(run)}/proxy", data)
+
+    def discard(self, run: str) -> None:
+        """Delete all objects of the run; the blobs, which others may use, stay."""
+        self._store.delete_below(f"{_key(run)}/")
+
+    def probe(self) -> None:
+        """Raise unless the bucket can be reached and written to."""
+        self._store.probe()
+
+    def collect(self, run: str, submission: int, request: JobRequest) -> Outcome | None:
+        """Bring the output of a run back and say how it ended; None when it has no result yet.
+
+        Returns only when everything that came out is in its place, whole and on disk. May be repeated.
+        """
+        key = f"{_key(run)}/{submission:d}"
+        with self._store.reading(f"{key}/result") as found, tempfile.SpooledTemporaryFile(_IN_MEMORY) as copy:
+            if found is None:
+                return None
+            size, body = found
+            if size > result.MAX_OBJECT:
+                raise damaged(f"it is {size} bytes long, which no runner makes it")
+            _copy(body, [copy], size)
+            copy.seek(0)
+            outcome, records, small = result.read(copy)
+            planned = place.plan(request, records)
+            try:
+                with Placement(planned, f"{run}-{submission}") as placement:
+                    self._fill(placement, planned.files, key, small)
+                    placement.commit()
+            except OSError as error:
+                where = os.fsdecode(error.filename2 or error.filename) if error.filename else request.iwd
+                raise Refused(
+                    f"The output cannot be written at {where}: {error.strerror}; mend it and release the job."
+                ) from None
+        return dataclasses.replace(outcome, missing=planned.missing)
+
+    def _fill(self, placement: Placement, targets: Sequence[Target], key: str, small: Iterable[Member]) -> None:
+        """Fill every target from the result, the pack, or its own object."""
+        by_place: dict[str, dict[str, list[Target]]] = defaultdict(lambda: defaultdict(list))
+        for target in targets:
+            if target.record is not None:
+                by_place[target.record.place][target.record.member].append(target)
+        _fill_from_tar(placement, small, by_place.pop("r", {}))
+        if "p0" in by_place:
+            with self._store.reading(f"{key}/out/p0") as found:
+                if found is None:
+                    raise damaged("a pack of its files is gone from S3")
+                _fill_from_tar(placement, members(found[1]), by_place.pop("p0"))
+        work = [
+            self._downloads.submit(self._fetch, placement, f"{key}/out/{where[1:]}", target)
+            for where, by_member in by_place.items()
+            for same in by_member.values()
+            for target in same
+        ]
+        concurrent.futures.wait(work)
+        for future in work:
+            future.result()
+
+    def _fetch(self, placement: Placement, key: str, target: Target) -> None:
+        """Fill `target` from an object of its own; what arrives wrong is fetched once more."""
+        assert target.record is not None
+        for _ in range(2):
+            with placement.open(target) as file:
+                if target.record.size > MULTIPART:
+                    self._store.download(key, file)
+                else:
+                    with self._store.reading(key) as found:
+                        if found is None:
+                            raise damaged(f"the output {target.record.name} is gone from S3")
+                        _copy(found[1], [file], target.record.size + 1)
+                if _is_whole(file, target.record):
+                    placement.finish(target, file)
+                    return
+        raise _wrong(target.record)
+
+
+def _fill_from_tar(placement: Placement, files: Iterable[Member], wanted: Mapping[str, Sequence[Target]]) -> None:
+    left = len(wanted)
+    for member in files:
+        targets = wanted.get(member.name)
+        if not targets:
+            continue
+        outs = [placement.open(target) for target in targets]
+        try:
+            size, digest = _copy(member, outs, member.size)
+            for target in targets:
+                assert target.record is not None
+                if (size, digest) != (target.record.size, target.record.digest):
+                    raise _wrong(target.record)
+            for target, out in zip(targets, outs, strict=True):
+                placement.finish(target, out)
+        finally:
+            for out in outs:
+                out.close()
+        left -= 1
+        if not left:
+            return
+
+
+def _copy(source: Readable, targets: Sequence[IO[bytes]], limit: int) -> tuple[int, str]:
+    """Copy at most `limit` bytes; how many they were, and their SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    while size < limit and (data := source.read(min(_CHUNK, limit - size))):
+        digest.update(data)
+        size += len(data)
+        for target in targets:
+            target.write(data)
+    return size, digest.hexdigest()
+
+
+def _is_whole(file: IO[bytes], record: Record) -> bool:
+    file.seek(0)
+    return _copy(file, [], record.size + 1) == (record.size, record.digest)
+
+
+def _wrong(record: Record) -> Refused:
+    return damaged(f"the output {record.name} is not what the list says, as if it had changed while it was sent")
+
+
+def _key(run: str) -> str:
+    if not _RUN.fullmatch(run):
+        raise ValueError(f"not the name of a run: {run!r}")
+    return f"runs/{run}"

@@ -1,0 +1,275 @@
+"""Blobs are stored once, S3's errors become what they mean, and nothing else below the prefix is touched."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import datetime
+import os
+import tempfile
+import threading
+from typing import TYPE_CHECKING
+
+import botocore.exceptions
+import pytest
+
+from gahp.model import Refused, Transient
+from gahp.sandbox.blobs import RENEW, TRUST_S, Blobs
+from gahp.sandbox.inputs import walk
+from gahp.sandbox.manifest import open_unchanged
+from gahp.sandbox.store import Store
+
+if TYPE_CHECKING:
+    from conftest import Site
+
+
+class Watched:
+    """A client that counts its calls, and can do something in the middle of one."""
+
+    def __init__(self, client: object) -> None:
+        self._client = client
+        self.calls: list[tuple[str, str]] = []
+        self.during: dict[str, object] = {}
+
+    def __getattr__(self, name: str):
+        real = getattr(self._client, name)
+
+        def call(*arguments: object, **options: object):
+            key = str(options.get("Key") or (arguments[-1] if arguments else ""))
+            self.calls.append((name, key.rpartition("/")[2]))
+            if name in self.during:
+                self.during[name]()
+            return real(*arguments, **options)
+
+        return call
+
+    def count(self, name: str) -> int:
+        return sum(call == name for call, _ in self.calls)
+
+
+@pytest.fixture
+def watched(client) -> Watched:
+    return Watched(client)
+
+
+def test_a_large_input_of_many_jobs_is_uploaded_once(site: Site, watched: Watched, new_sandbox) -> None:
+    (site.iwd / "large").write_bytes(os.urandom(300_000))
+    request = site.request("true", inputs=("large",))
+    gate = threading.Barrier(4, timeout=20)
+    sandbox = new_sandbox(site.prefix, other=watched)
+
+    def stage(number: int) -> None:
+        gate.wait()
+        sandbox.stage(f"run-{number}", request)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        list(threads.map(stage, range(4)))
+    assert watched.count("head_object") == 1
+    assert watched.count("put_object") == 1 + 4
+    sandbox.stage("run-5", request)
+    assert (watched.count("head_object"), watched.count("put_object")) == (1, 6)
+
+
+def test_a_blob_that_another_process_stored_is_not_uploaded_again(site: Site, watched: Watched, new_sandbox) -> None:
+    (site.iwd / "large").write_bytes(os.urandom(300_000))
+    request = site.request("true", inputs=("large",))
+    site.sandbox.stage("run-1", request)
+    new_sandbox(site.prefix, other=watched).stage("run-2", request)
+    assert [name for name, _ in watched.calls] == ["head_object", "put_object"]
+
+
+def test_a_blob_of_the_wrong_length_is_uploaded_again(site: Site, new_sandbox) -> None:
+    (site.iwd / "large").write_bytes(b"x" * 300_000)
+    request = site.request("true", inputs=("large",))
+    site.sandbox.stage("run-1", request)
+    (blob,) = site.keys("blobs/")
+    site.client.put_object(Bucket="jobs", Key=f"{site.prefix}/{blob}", Body=b"short")
+    new_sandbox(site.prefix).stage("run-2", request)
+    assert site.client.head_object(Bucket="jobs", Key=f"{site.prefix}/{blob}")["ContentLength"] == 300_000
+
+
+def test_a_blob_is_looked_for_again_after_a_while_and_written_again_when_it_is_old(site: Site, watched: Watched) -> None:
+    (site.iwd / "large").write_bytes(b"x" * 300_000)
+    (file,) = [file for file in walk(site.request("true", inputs=("large",))).files if file.place.endswith("large")]
+    monotonic, wall = 0.0, datetime.datetime.now(datetime.timezone.utc).timestamp()
+    with contextlib.closing(Blobs(Store(watched, "jobs", site.prefix), 2, lambda: monotonic, lambda: wall)) as blobs:
+        blobs.store([file], [])
+        blobs.store([file], [])
+        assert (watched.count("head_object"), watched.count("put_object")) == (1, 1)
+        monotonic += TRUST_S + 1
+        blobs.store([file], [])
+        assert (watched.count("head_object"), watched.count("put_object")) == (2, 1)
+        monotonic += TRUST_S + 1
+        wall += RENEW.total_seconds() + 60
+        blobs.store([file], [])
+        assert (watched.count("head_object"), watched.count("put_object")) == (3, 2)
+
+
+def test_a_digest_is_remembered_only_of_a_file_that_has_settled(site: Site, client) -> None:
+    path = site.iwd / "large"
+    path.write_bytes(b"x" * 300_000)
+    with contextlib.closing(Blobs(Store(client, "jobs", site.prefix), 2)) as blobs:
+        for content in (b"y", b"z"):
+            status = path.stat()
+            (file,) = [file for file in walk(site.request("true", inputs=("large",))).files if file.place.endswith("large")]
+            blobs.store([file], [])
+            path.write_bytes(content * 300_000)
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert len(site.keys("blobs/")) == 2
+
+
+def test_a_file_above_sixteen_mebibytes_goes_in_parts(site: Site, watched: Watched, new_sandbox) -> None:
+    content = os.urandom(17 * 1024 * 1024)
+    (site.iwd / "large").write_bytes(content)
+    new_sandbox(site.prefix, other=watched).stage(site.run, site.request("true", inputs=("large",)))
+    assert watched.count("upload_file") == 1
+    (blob,) = site.keys("blobs/")
+    answer = site.client.get_object(Bucket="jobs", Key=f"{site.prefix}/{blob}")
+    assert answer["ETag"].endswith('-2"')
+    assert answer["Body"].read() == content
+
+
+@pytest.mark.parametrize(("size", "call"), [(300_000, "put_object"), (17 * 1024 * 1024, "upload_file")])
+def test_a_file_that_changes_while_it_is_uploaded_is_no_blob(
+    site: Site, watched: Watched, new_sandbox, size: int, call: str
+) -> None:
+    path = site.iwd / "large"
+    path.write_bytes(bytes(size))
+    watched.during[call] = lambda: path.write_bytes(b"y" * size)
+    sandbox = new_sandbox(site.prefix, other=watched)
+    with pytest.raises(Transient, match=r"large changed while it was being read|S3 could not write"):
+        sandbox.stage(site.run, site.request("true", inputs=("large",)))
+    assert site.keys() == []
+    watched.during.clear()
+    sandbox.stage(site.run, site.request("true", inputs=("large",)))
+    assert len(site.keys("blobs/")) == 1
+
+
+def test_a_small_file_that_changes_between_walk_and_reading_is_read_again_later(site: Site) -> None:
+    (site.iwd / "small").write_text("before")
+    (file,) = [file for file in walk(site.request("true", inputs=("small",))).files if file.place.endswith("small")]
+    (site.iwd / "small").write_text("after it")
+    with pytest.raises(Transient, match="changed while"):
+        open_unchanged(file)
+
+
+def test_discard_deletes_all_of_a_run_and_nothing_else(site: Site, client, new_sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("runs/a/manifest", "runs/a/0/result", *(f"runs/a/0/out/{n}" for n in range(20)), "runs/ab/manifest", "blobs/x"):
+        client.put_object(Bucket="jobs", Key=f"{site.prefix}/{key}", Body=b"")
+    paged = Watched(client)
+    real = client.list_objects_v2
+    monkeypatch.setattr(
+        Watched,
+        "list_objects_v2",
+        lambda self, **options: (self.calls.append(("list", "")), real(**options, MaxKeys=9))[1],
+        raising=False,
+    )
+    new_sandbox(site.prefix, other=paged).discard("a")
+    assert site.keys() == ["blobs/x", "runs/ab/manifest"]
+    assert paged.count("list") == 3
+
+
+def test_a_probe_leaves_nothing(site: Site) -> None:
+    site.sandbox.probe()
+    assert site.keys() == []
+
+
+def test_an_empty_prefix_is_the_bucket_itself(client, site: Site, new_sandbox) -> None:
+    client.create_bucket(Bucket=(bucket := f"b{os.urandom(8).hex()}"))
+    sandbox = new_sandbox("", bucket)
+    assert sandbox.run_url("r") == f"s3://{bucket}/runs/r"
+    sandbox.stage("r", site.request("true"))
+    assert [entry["Key"] for entry in client.list_objects_v2(Bucket=bucket)["Contents"]] == ["runs/r/manifest"]
+
+
+def test_a_missing_bucket_is_named(new_sandbox) -> None:
+    sandbox = new_sandbox("p", "no-such-bucket-here")
+    for call in (sandbox.probe, lambda: sandbox.discard("x"), lambda: sandbox.refresh_proxy("x", __file__)):
+        with pytest.raises(Refused, match=r"bucket no-such-bucket-here does not exist: create it, or correct AWSBATCH_S3_URL"):
+            call()
+
+
+def test_a_run_name_that_could_be_a_path_is_an_error(site: Site) -> None:
+    for run in ("", "../x", "a/b", "x" * 101):
+        with pytest.raises(ValueError):
+            site.sandbox.discard(run)
+
+
+class Failing:
+    """A client whose every call raises."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __getattr__(self, name: str):
+        def call(*_: object, **__: object) -> None:
+            raise self._error
+
+        return call
+
+
+def refusal_of(code: str, status: int) -> botocore.exceptions.ClientError:
+    return botocore.exceptions.ClientError(
+        {"Error": {"Code": code, "Message": "why"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning", "sentence"),
+    [
+        (refusal_of("AccessDenied", 403), Refused, "S3 refuses to write in s3://bucket/pre .* s3:PutObject"),
+        (refusal_of("403", 403), Refused, "s3:ListBucket on bucket"),
+        (refusal_of("NoSuchBucket", 404), Refused, "bucket does not exist"),
+        (refusal_of("PermanentRedirect", 301), Refused, "another Region .* AWSBATCH_REGION"),
+        (refusal_of("InvalidAccessKeyId", 403), Refused, "does not know these AWS credentials"),
+        (refusal_of("EntityTooLarge", 400), Refused, "EntityTooLarge why"),
+        (refusal_of("SlowDown", 503), Transient, "SlowDown"),
+        (refusal_of("InternalError", 500), Transient, "InternalError"),
+        (refusal_of("Odd", 502), Transient, "Odd"),
+        (refusal_of("TooMany", 429), Transient, "TooMany"),
+        (refusal_of("ExpiredToken", 400), Transient, "ExpiredToken"),
+        (refusal_of("RequestTimeout", 400), Transient, "RequestTimeout"),
+        (botocore.exceptions.EndpointConnectionError(endpoint_url="http://x"), Transient, "cannot be reached"),
+        (botocore.exceptions.ReadTimeoutError(endpoint_url="http://x"), Transient, "cannot be reached"),
+        (botocore.exceptions.CredentialRetrievalError(provider="role", error_msg="x"), Transient, "cannot be reached"),
+        (ConnectionResetError("reset"), Transient, "cannot be reached"),
+        (botocore.exceptions.NoCredentialsError(), Refused, "AWSBATCH_PROFILE"),
+        (botocore.exceptions.ParamValidationError(report="x"), Refused, "AWSBATCH_S3_URL"),
+    ],
+    ids=lambda value: value.__class__.__name__ if isinstance(value, Exception) else None,
+)
+def test_what_errors_of_s3_mean(error: Exception, meaning: type[Exception], sentence: str) -> None:
+    with pytest.raises(meaning, match=sentence):
+        Store(Failing(error), "bucket", "pre").put("key", b"")
+
+
+def test_an_error_in_a_multipart_upload_means_the_same(client) -> None:
+    with tempfile.TemporaryFile() as content, pytest.raises(Refused, match="does not exist"):
+        content.truncate(17_000_000)
+        Store(client, "no-such-bucket-here", "p").put_blob("k", content, 17_000_000, "00" * 32)
+
+
+def test_a_connection_that_breaks_while_a_result_is_read_is_transient(site: Site, client, new_sandbox) -> None:
+    class Breaking(Watched):
+        def get_object(self, **options: object):
+            class Body:
+                def read(self, amount: int | None = None) -> bytes:
+                    raise botocore.exceptions.IncompleteReadError(actual_bytes=1, expected_bytes=2)
+
+                def close(self) -> None:
+                    pass
+
+            return {"ContentLength": 2000, "Body": Body()}
+
+    with pytest.raises(Transient, match="cannot be reached"):
+        new_sandbox(site.prefix, other=Breaking(client)).collect(site.run, 0, site.request("true"))
+
+
+def test_a_proxy_that_is_none_is_refused(site: Site) -> None:
+    (site.iwd / "empty").touch()
+    (site.iwd / "huge").write_bytes(bytes(70_000))
+    for name in ("empty", "huge"):
+        with pytest.raises(Refused, match=r"is no X\.509 proxy"):
+            site.sandbox.refresh_proxy(site.run, str(site.iwd / name))
+    with pytest.raises(Refused, match="cannot be read: No such file"):
+        site.sandbox.refresh_proxy(site.run, str(site.iwd / "absent"))
