@@ -1,0 +1,264 @@
+"""The verbs of the GAHP: submit, status, cancel, hold, resume, refresh proxy, ping; each request gets a future.
+
+Knows what a replayed submit is and who may be asked about which job; the way of a run from step to step is in runs.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import logging
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from gahp.batch import Batch, check_resources, choose_queue
+from gahp.config import Config
+from gahp.gateway.runs import Runs, report_of
+from gahp.journal import Conflict, Journal, JournalProblem, Run, Wanted
+from gahp.lanes import Lane
+from gahp.model import JobReport, JobRequest, Refused, Transient
+from gahp.sandbox import Sandbox, check
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# How long a BLAH_PING's answer is good for: a burst of them costs AWS one look. A bad one is looked at again sooner.
+_PING_GOOD_S = 60.0
+_PING_BAD_S = 5.0
+_ASK_EVERY_S = 0.5
+_ASK_FOR_S = 240.0
+_PATIENCE_S = 2.0  # with a disk that takes no write
+_RECORD_FOR_S = 240.0  # a new run, whose submit has 300 s
+
+
+class Gateway:
+    """All verbs return futures that raise Refused or Transient with a sentence. Made by `gahp.site`; `start` comes first."""
+
+    def __init__(self, config: Config, journal: Journal, sandbox: Sandbox, batch: Batch, clock: Callable[[], float] = time.time):
+        self._config = config
+        self._journal = journal
+        self._sandbox = sandbox
+        self._batch = batch
+        self._clock = clock
+        self._accept = Lane("accept", 16)  # so many at once share one commit of the journal
+        self._check = Lane("ping", 1)
+        self._pinging = threading.Lock()
+        self._ping: Future[None] | None = None
+        self._ping_until = 0.0
+        self._runs = Runs(
+            journal,
+            sandbox,
+            batch,
+            poll_interval_s=config.poll_interval,
+            lookup_settle_s=config.lookup_settle,
+            keep_runs_s=config.keep_runs * 86400,
+            keep_sandbox_s=config.keep_sandbox * 3600,
+            transfer_threads=config.transfer_threads,
+            submit_threads=config.submit_threads,
+            clock=clock,
+        )
+
+    def start(self) -> None:
+        """Take over what earlier GAHPs of this user left unfinished."""
+        self._runs.start()
+
+    def close(self) -> None:
+        """Stop; what is unfinished is in the journal for the next GAHP."""
+        self._accept.close()
+        self._check.close()
+        self._runs.close()
+        self._journal.close()
+
+    def submit(self, request: JobRequest) -> Future[str]:
+        """Check the request, record the run, answer with its job id. Staging and SubmitJob follow by themselves."""
+        return self._in_lane(self._accept, lambda: self._accepted(request), until=time.monotonic() + _RECORD_FOR_S)
+
+    def status(self, job_id: str) -> Future[JobReport]:
+        """How a job stands, from memory where it is live here, else from the journal. The first one confirms the id."""
+        name = job_id.rpartition("/")[2]
+        run, report = self._runs.get(name), self._runs.report(name)
+        if run is not None and report is not None and run.confirmed and run.job_id == job_id:
+            done: Future[JobReport] = Future()
+            done.set_result(report)
+            return done
+        return self._in_lane(self._accept, lambda: self._look(job_id))
+
+    def cancel(self, job_id: str) -> Future[None]:
+        """Have a job end. The future ends when AWS Batch has taken it, or never had the job; a job that is over is no error."""
+        return self._want(job_id, Wanted.REMOVE)
+
+    def hold(self, job_id: str) -> Future[None]:
+        """End a job's stay in AWS Batch and keep its run. Only for one that has not started; else Refused."""
+        return self._want(job_id, Wanted.HOLD)
+
+    def resume(self, job_id: str) -> Future[None]:
+        """Submit a held job again, under the same id."""
+        return self._want(job_id, Wanted.RUN)
+
+    def refresh_proxy(self, job_id: str, path: str) -> Future[None]:
+        """Send a newer X.509 proxy after a job."""
+
+        def refresh() -> None:
+            run = self._known(job_id)
+            if not run.state.final:
+                self._sandbox.refresh_proxy(run.name, path)
+
+        return self._in_lane(self._accept, refresh)
+
+    def ping(self) -> Future[None]:
+        """Whether jobs can be run now: configuration, queue, job definition, bucket. One look serves all that ask in a while."""
+        with self._pinging:
+            if self._ping is None or (self._ping.done() and time.monotonic() >= self._ping_until):
+                self._ping = self._in_lane(self._check, self._look_around)
+                self._ping.add_done_callback(self._pinged)
+            return self._ping
+
+    def _pinged(self, ping: Future[None]) -> None:
+        self._ping_until = time.monotonic() + (_PING_BAD_S if ping.exception() else _PING_GOOD_S)
+
+    def _look_around(self) -> None:
+        self._config.require()
+        self._journal.check()
+        self._batch.check(self._config.job_queue)
+        self._sandbox.probe()
+
+    @staticmethod
+    def _in_lane(lane: Lane, work: Callable[[], T], until: float = 0.0) -> Future[T]:
+        """Do `work` in `lane`; again and again up to `until` (monotonic) as long as the journal cannot be written."""
+        future: Future[T] = Future()
+
+        def task() -> None:
+            try:
+                result = work()
+            except JournalProblem as error:
+                if time.monotonic() < until:
+                    lane.put(task, _ASK_EVERY_S)
+                else:
+                    future.set_exception(error)
+            except (Refused, Transient) as error:
+                future.set_exception(error)
+            except Exception as error:
+                log.exception("a request failed")
+                future.set_exception(Refused(f"A fault of this program ({type(error).__name__}): see its log."))
+            else:
+                future.set_result(result)
+
+        lane.put(task)
+        return future
+
+    # Submit
+
+    def _accepted(self, request: JobRequest) -> str:
+        self._config.require()
+        check_resources(request.resources)
+        queue = choose_queue(request.queue, self._config.job_queue, self._config.allowed_queues)
+        check(request)
+        while True:
+            earlier = self._journal.newest(request.directory) if request.directory else None
+            if earlier is not None and not earlier.confirmed and earlier.digest == request.digest:
+                # The gridmanager never learnt the id, or it would have asked about it: the same submit, sent again.
+                log.info("%s: submitted again before its id was known; the same run goes on", earlier.name)
+                self._runs.revive(earlier.name)
+                return earlier.job_id
+            run = Run(
+                name=run_name(request),
+                directory=request.directory,
+                digest=request.digest,
+                generation=earlier.generation + 1 if earlier else 0,
+                queue=queue,
+                predecessor=self._runs.unfinished(earlier.name) if earlier else "",
+                created=self._clock(),
+            )
+            try:
+                self._journal.insert(run, request).result()
+            except Conflict:
+                continue
+            break
+        if run.predecessor:
+            # Two copies must never write one output: the new run waits until the old one has ended, and sees to it.
+            log.info("%s: takes the place of %s, which is ended first", run.name, run.predecessor)
+        self._runs.add(run)
+        log.info("%s: accepted, JobDirectory %s", run.name, request.directory)
+        return run.job_id
+
+    # Jobs that are there
+
+    def _known(self, job_id: str) -> Run:
+        """The run of a job id, confirmed: whoever names an id has learnt it."""
+        name = job_id.rpartition("/")[2]
+        run = self._runs.get(name) or self._journal.find(name)
+        if run is None or run.job_id != job_id:
+            raise Refused(f"There is no job {job_id} in this user's journal ({self._config.state_dir}).")
+        self._runs.revive(run.name)
+        if not run.confirmed:
+            # On disk before the answer, unless the disk is full: then it is written when it can be, and the client need not wait.
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                self._journal.update(run, confirmed=True).result(_PATIENCE_S)
+        return run
+
+    def _look(self, job_id: str) -> JobReport:
+        run = self._known(job_id)
+        report = self._runs.report(run.name)
+        if report is not None:
+            return report
+        # Over, or followed by another GAHP of this user that is about to end: the journal has what it recorded.
+        return report_of(self._journal.find(run.name) or run)
+
+    def _want(self, job_id: str, wanted: Wanted) -> Future[None]:
+        done: Future[None] = Future()
+        self._accept.put(lambda: self._try_want(job_id, wanted, done, time.monotonic() + _ASK_FOR_S))
+        # The gridmanager waits for 300 s. What is wanted is in the journal by then, and is carried out all the same.
+        late = Transient(
+            f"AWS Batch has not taken this for {_ASK_FOR_S:g} s; it is recorded and done when that is possible: {job_id}."
+        )
+        self._accept.put(lambda: _answer(done, late), _ASK_FOR_S)
+        return done
+
+    def _try_want(self, job_id: str, wanted: Wanted, done: Future[None], until: float) -> None:
+        try:
+            run = self._known(job_id)
+            taken = self._runs.want(run.name, wanted)
+            if taken is not None:
+                taken.add_done_callback(lambda future: _answer(done, future.exception()))
+                return
+            run = self._journal.find(run.name) or run
+            if run.state.final:
+                if wanted is not Wanted.REMOVE:
+                    raise Refused(f"The job {job_id} is over ({run.state.name}).")
+                _answer(done, None)
+                return
+            # Another GAHP of this user follows the run: it hears of this within a poll interval, or is dead and leaves it to us.
+            if wanted is not Wanted.REMOVE:
+                raise Refused(f"The job {job_id} is in the hands of another GAHP of this user: try again when that has ended.")
+            if run.wanted is not wanted:
+                with contextlib.suppress(concurrent.futures.TimeoutError):
+                    self._journal.ask(run.name, wanted).result(_PATIENCE_S)
+            if time.monotonic() > until:
+                raise Transient(f"The job {job_id} is in the hands of another GAHP of this user, which has not ended it yet.")
+            self._accept.put(lambda: self._try_want(job_id, wanted, done, until), _ASK_EVERY_S)
+        except (Refused, Transient) as error:
+            _answer(done, error)
+        except Exception as error:
+            log.exception("a request failed")
+            _answer(done, Refused(f"A fault of this program ({type(error).__name__}): see its log."))
+
+
+def _answer(waiting: Future[None], error: BaseException | None) -> None:
+    """Answer who still waits: the bound on the wait may have come first."""
+    with contextlib.suppress(concurrent.futures.InvalidStateError):
+        if error is None:
+            waiting.set_result(None)
+        else:
+            waiting.set_exception(error)
+
+
+def run_name(request: JobRequest) -> str:
+    """A name no run has had: cluster and proc where known (JobDirectory ends with CLUSTER.PROC_TIME), then 80 random bits."""
+    found = re.search(r"[_#]([0-9]{1,10})\.([0-9]{1,10})[_#][0-9]+$", request.global_job_id or request.directory)
+    random = "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz234567") for _ in range(16))
+    return f"{found[1]}-{found[2]}-{random}" if found else f"job-{random}"

@@ -1,0 +1,565 @@
+"""Carries every run from one step to the next: each in a lane of its own, a retry with a delay, one step of a run at a time.
+
+Joins journal, sandbox and batch; decides nothing itself (see steps and verdict). What is done is in the journal before the next
+thing is begun.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
+
+from gahp.batch import Batch, BatchJob, Unsure
+from gahp.gateway.steps import Step, next_step
+from gahp.gateway.verdict import decide, ended_by_somebody, held, removed
+from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
+from gahp.lanes import Lane, backoff
+from gahp.model import HoldCode, JobReport, JobState, Refused, Transient
+from gahp.sandbox import Sandbox
+
+log = logging.getLogger(__name__)
+
+# A job that DescribeJobs does not show is given up only when it stays away: a new job may not be visible everywhere at once.
+FORGOTTEN_AFTER_S = 60.0
+_ADOPT_EVERY_S = 2.0
+# The gridmanager asks about an ended job once or twice more: so many are remembered to answer that without the journal.
+_LATELY = 5000
+_FORGET_EVERY_S = 6 * 3600.0
+_CLEAN_FIRST_S = 2.0
+_CLEAN_EVERY_S = 30.0
+_CLEAN_AT_ONCE = 200
+
+# Reasons of a RUNNABLE job that only its own request can mend. AWS Batch documentation, "Jobs stuck in RUNNABLE".
+_NEVER_FITS = ("MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT", "MISCONFIGURATION:COMPUTE_ENVIRONMENT_MAX_RESOURCE")
+
+
+class Live:
+    """A run that is not over, as this process works on it."""
+
+    __slots__ = ("again", "busy", "ending_asked", "job", "missing_since", "run", "tries", "unsure_since", "waiters")
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.job: BatchJob | None = None
+        self.busy = False
+        self.again = False
+        self.ending_asked = False
+        self.missing_since = 0.0
+        self.unsure_since: float | None = None
+        self.tries = 0
+        self.waiters: list[tuple[Wanted, Future[None]]] = []
+
+    def report(self) -> JobReport:
+        """How the run stands now, with what Batch last said of it."""
+        run, job = self.run, self.job
+        if job is None or not run.started:
+            return report_of(run)
+        return dataclasses.replace(
+            report_of(run), restarts=max(0, job.attempts - 1), cpus=job.cpus, memory_mib=job.memory_mib, worker=job.worker
+        )
+
+
+def report_of(run: Run) -> JobReport:
+    """What the journal alone says of a run: it is idle until Batch runs it, whatever is being done for it meanwhile."""
+    if run.report is not None:
+        return run.report
+    if run.state is RunState.SUSPENDED:
+        return held("Held by BLAH_JOB_HOLD before it started.", HoldCode.BATCH_SYSTEM)
+    return JobReport(JobState.RUNNING if run.started else JobState.IDLE, native_id=run.native_id)
+
+
+class Runs:
+    """All live runs of this GAHP. Thread-safe; `start` before anything else."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        sandbox: Sandbox,
+        batch: Batch,
+        *,
+        poll_interval_s: float,
+        lookup_settle_s: float,
+        keep_runs_s: float,
+        keep_sandbox_s: float,
+        transfer_threads: int,
+        submit_threads: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._journal = journal
+        self._sandbox = sandbox
+        self._batch = batch
+        self._poll_interval_s = poll_interval_s
+        self._lookup_settle_s = lookup_settle_s
+        self._keep_runs_s = keep_runs_s
+        self._keep_sandbox_s = keep_sandbox_s
+        self._cleaning = Lane("clean", 1)
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._live: dict[str, Live] = {}
+        self._lately: collections.OrderedDict[str, Run] = collections.OrderedDict()
+        self._stop = threading.Event()
+        submitting, ending = Lane("submit", submit_threads), Lane("terminate", 4)
+        local = Lane("local", 1)
+        self._lanes = {
+            Step.STAGE: Lane("stage", transfer_threads),
+            Step.SUBMIT: submitting,
+            Step.LOOK_UP: submitting,
+            Step.TERMINATE: ending,
+            Step.CANCEL: ending,
+            Step.COLLECT: Lane("collect", transfer_threads),
+            Step.DROP: local,
+            Step.SUSPEND: local,
+        }
+        self._steps: dict[Step, Callable[[Live], float | None]] = {
+            Step.STAGE: self._stage,
+            Step.SUBMIT: self._submit,
+            Step.LOOK_UP: self._look_up,
+            Step.TERMINATE: self._terminate,
+            Step.CANCEL: self._cancel,
+            Step.COLLECT: self._collect,
+            Step.DROP: self._drop,
+            Step.SUSPEND: self._suspend,
+        }
+        self._sweeper = threading.Thread(target=self._sweep_all, name="status", daemon=True)
+
+    def start(self) -> None:
+        """Take over what earlier GAHPs left and begin to follow all runs."""
+        self._take_over()
+        self._sweeper.start()
+        self._cleaning.put(self._clean, _CLEAN_FIRST_S)
+
+    def close(self) -> None:
+        """Begin nothing more. What is under way is left to end or to be taken up again from the journal by the next GAHP."""
+        self._stop.set()
+        for lane in {*self._lanes.values(), self._cleaning}:
+            lane.close()
+
+    def add(self, run: Run) -> None:
+        """Follow a run that is in the journal."""
+        live = Live(run)
+        with self._lock:
+            self._live[run.name] = live
+        if before := self.unfinished(run.predecessor):
+            # Also when this run is removed itself before it comes to its turn.
+            self._end(before)
+        self._go_on(live)
+
+    def report(self, name: str) -> JobReport | None:
+        """How a run stands, from memory; None if it is neither live here nor has ended here lately."""
+        with self._lock:
+            live, over = self._live.get(name), self._lately.get(name)
+            return live.report() if live else over.report if over else None
+
+    def get(self, name: str) -> Run | None:
+        """The run itself, if it is live here or has ended here lately."""
+        with self._lock:
+            live = self._live.get(name)
+            return live.run if live else self._lately.get(name)
+
+    def count(self) -> int:
+        """How many runs are live here."""
+        with self._lock:
+            return len(self._live)
+
+    def want(self, name: str, wanted: Wanted) -> Future[None] | None:
+        """Have a run removed, held or resumed. None if it is not live here.
+
+        The future ends when Batch has taken the removal, when the hold has come about (or Refused: it runs already), when the
+        resumed run is on its way. It is recorded before anything is done.
+        """
+        done: Future[None] = Future()
+        with self._lock:
+            live = self._live.get(name)
+            if live is None:
+                return None
+            self._revive(live)
+            run = live.run
+            if wanted is Wanted.HOLD and run.started:
+                raise Refused(f"The job {run.job_id} has started on AWS Batch and cannot be held there: remove it instead.")
+            if wanted is Wanted.RUN:
+                resumed = self._resume(live)
+                resumed.add_done_callback(lambda written: self._resumed(live, written, done))
+                return done
+            if wanted is Wanted.HOLD and (run.wanted is Wanted.REMOVE or run.state is RunState.COLLECTING):
+                raise Refused(f"The job {run.job_id} is ending and cannot be held.")
+            if wanted is Wanted.HOLD and run.state is RunState.SUSPENDED:
+                raise Refused(f"The job {run.job_id} is held already.")
+            if wanted is Wanted.REMOVE and live.ending_asked and run.wanted is Wanted.REMOVE:
+                done.set_result(None)
+                return done
+            live.waiters.append((wanted, done))
+            live.tries = 0
+            if run.wanted is not wanted:
+                # A CancelJob that Batch has taken for a hold is no TerminateJob.
+                live.ending_asked = False
+            recorded = self._journal.update(run, wanted=wanted, confirmed=True)
+        recorded.add_done_callback(lambda written: self._recorded(live, written))
+        return done
+
+    def revive(self, name: str) -> None:
+        """HTCondor speaks of this run: if it was found in S3 only, it goes on now."""
+        with self._lock:
+            live = self._live.get(name)
+            if live is not None:
+                self._revive(live)
+
+    def _revive(self, live: Live) -> None:
+        if live.run.state is RunState.REBUILT:
+            self._journal.update(live.run, state=RunState.SUBMITTING)
+            self._go_on(live)
+
+    def _recorded(self, live: Live, written: Future[None]) -> None:
+        error = written.exception()
+        if error is None:
+            self._go_on(live)
+        else:
+            self._answer(live, error)
+
+    def _resumed(self, live: Live, written: Future[None], done: Future[None]) -> None:
+        error = written.exception()
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+        self._go_on(live)
+
+    def _resume(self, live: Live) -> Future[None]:
+        run = live.run
+        if run.state is not RunState.SUSPENDED:
+            raise Refused(f"The job {run.job_id} is not held.")
+        # What was sent to Batch once has its name there: the next submission gets one of its own.
+        used = bool(run.sent)
+        state = RunState.STAGED if used else RunState.ACCEPTED
+        live.ending_asked = False
+        live.job = None
+        return self._journal.update(
+            run, state=state, wanted=Wanted.RUN, submission=run.submission + used, native_id="", sent=0.0, sends=0, started=False
+        )
+
+    # From step to step
+
+    def _go_on(self, live: Live, delay: float = 0.0) -> None:
+        with self._lock:
+            step = next_step(live.run.state, live.run.wanted, live.ending_asked)
+        if step is not None:
+            self._lanes[step].put(lambda: self._perform(live, step), delay)
+
+    def _perform(self, live: Live, step: Step) -> None:
+        with self._lock:
+            if live.busy:
+                # Whoever is at it looks again when done.
+                live.again = True
+                return
+            if next_step(live.run.state, live.run.wanted, live.ending_asked) is not step:
+                self._go_on(live)
+                return
+            live.busy = True
+            live.again = False
+        delay: float | None = None
+        try:
+            delay = self._steps[step](live)
+            live.tries = 0
+        except Transient as error:
+            delay = backoff(live.tries)
+            live.tries += 1
+            log.warning("%s: %s is tried again in %.1f s: %s", live.run.name, step.value, delay, error)
+        except Refused as error:
+            log.warning("%s: %s: %s", live.run.name, step.value, error)
+            delay = self._refused(live, step, error)
+        except Exception:
+            # A fault of this program must neither lose the run nor hold it: it is tried again, slowly.
+            log.exception("%s: %s failed", live.run.name, step.value)
+            delay = backoff(live.tries + 4)
+            live.tries += 1
+        finally:
+            with self._lock:
+                live.busy = False
+                again = live.again
+            self._go_on(live, 0.0 if again else delay or 0.0)
+
+    def _refused(self, live: Live, step: Step, error: Refused) -> float | None:
+        """What a refusal means depends on whether Batch may have the job: what may be running is never given up."""
+        run = live.run
+        if step in (Step.STAGE, Step.SUBMIT, Step.COLLECT):
+            state, report = RunState.HELD, held(str(error), _HOLD_CODES.get(step, HoldCode.BATCH_SYSTEM), live.job)
+            if run.wanted is Wanted.REMOVE:
+                state, report = RunState.REMOVED, removed(live.job)
+            with contextlib.suppress(JournalProblem):
+                self._finish(live, state, report)
+                return None
+        elif step is Step.CANCEL:
+            self._journal.update(run, wanted=Wanted.RUN)
+            self._answer(live, error, Wanted.HOLD)
+            return None
+        elif step is Step.TERMINATE:
+            self._answer(live, error, Wanted.REMOVE)
+        live.tries += 1
+        return backoff(live.tries + 3)
+
+    def _stage(self, live: Live) -> None:
+        request = self._journal.request(live.run.name)
+        self._sandbox.stage(live.run.name, request, self._journal.sealed(live.run, request))
+        self._journal.update(live.run, state=RunState.STAGED).result()
+
+    def _submit(self, live: Live) -> float | None:
+        run = live.run
+        if before := self.unfinished(run.predecessor):
+            self._end(before)
+            return 0.5
+        request = self._journal.request(run.name)
+        # The row says SUBMITTING before the call is made: whatever dies now, the next one looks the name up before sending again.
+        self._journal.update(run, state=RunState.SUBMITTING, sent=self._clock(), sends=run.sends + 1).result()
+        environment = {
+            "BATCH_FILE_TYPE": "script",
+            "BATCH_FILE_S3_URL": self._sandbox.manifest_url(run.name),
+            "GAHP_RUN_URL": self._sandbox.run_url(run.name),
+            "GAHP_SUBMISSION": str(run.submission),
+            "GAHP_JOURNAL": self._journal.identity,
+            "GAHP_SENDS": str(run.sends),
+        }
+        try:
+            native_id = self._batch.submit(request, name=run.batch_name, queue=run.queue, environment=environment)
+        except Unsure as error:
+            log.warning("%s: SubmitJob may have arrived, looking it up: %s", run.name, error)
+            live.unsure_since = time.monotonic()
+            return 0.5
+        except Transient:
+            self._journal.update(run, state=RunState.STAGED, sent=0.0, sends=run.sends - 1)
+            raise
+        self._submitted(live, native_id)
+        return None
+
+    def _look_up(self, live: Live) -> float | None:
+        """Is the run's name listed? If it stays away for the settling time, counted from the last moment at which the request may
+        have been on its way (for what a dead GAHP left: from its taking over), it was not made. No wall clock is asked."""
+        run = live.run
+        asked = time.monotonic()
+        if live.unsure_since is None:
+            live.unsure_since = asked
+        native_id = self._batch.find(run.batch_name, run.queue)
+        if native_id:
+            self._submitted(live, native_id)
+            return None
+        if asked - live.unsure_since < self._lookup_settle_s:
+            return min(1.0, self._lookup_settle_s / 4)
+        # What Batch lists no more may have run all the same, long ago.
+        native_id = self._sandbox.claimant(run.name, run.submission)
+        if native_id:
+            self._submitted(live, native_id)
+            return None
+        live.unsure_since = None
+        self._journal.update(run, state=RunState.STAGED, sent=0.0).result()
+        return None
+
+    def _submitted(self, live: Live, native_id: str) -> None:
+        log.info("%s: AWS Batch has it as %s", live.run.name, native_id)
+        self._journal.update(live.run, state=RunState.SUBMITTED, native_id=native_id)
+
+    def _terminate(self, live: Live) -> None:
+        self._batch.terminate(live.run.native_id, "Removed by HTCondor")
+        log.info("%s: AWS Batch ends %s", live.run.name, live.run.native_id)
+        live.ending_asked = True
+        self._answer(live, None, Wanted.REMOVE)
+
+    def _cancel(self, live: Live) -> None:
+        self._batch.cancel(live.run.native_id, "Held by HTCondor")
+        live.ending_asked = True
+
+    def _collect(self, live: Live) -> None:
+        run = live.run
+        if live.job is None:
+            for _, jobs in self._batch.describe([run.native_id]):
+                live.job = jobs.get(run.native_id)
+        job = live.job
+        if job is not None and ended_by_somebody(job):
+            self._finish(live, RunState.REMOVED, removed(job))
+            return
+        request = self._journal.request(run.name)
+        outcome = self._sandbox.collect(run.name, run.submission, request)
+        if outcome is None:
+            claimant = self._sandbox.claimant(run.name, run.submission)
+            if claimant not in ("", run.native_id):
+                log.warning("%s: AWS Batch had it twice, and %s runs it: followed from now on", run.name, claimant)
+                live.job = None
+                self._journal.update(run, state=RunState.SUBMITTED, native_id=claimant, started=False)
+                return
+        report = decide(request, job, outcome)
+        self._finish(live, RunState.COMPLETED if report.state is JobState.COMPLETED else RunState.HELD, report)
+
+    def _drop(self, live: Live) -> None:
+        self._finish(live, RunState.REMOVED, removed(live.job))
+
+    def _suspend(self, live: Live) -> None:
+        self._journal.update(live.run, state=RunState.SUSPENDED).result()
+        self._answer(live, None)
+
+    def _end_doubles(self, run: Run) -> None:
+        """A run whose SubmitJob was sent again, because its name stayed unlisted: what came through twice is ended in Batch."""
+        if run.sends > 1:
+            for name, native_id in self._batch.named(run.batch_name, run.queue):
+                if name == run.batch_name and native_id != run.native_id:
+                    log.warning("%s: AWS Batch had it twice, ending %s", run.name, native_id)
+                    self._batch.terminate(native_id, "Submitted twice")
+
+    def _finish(self, live: Live, state: RunState, report: JobReport) -> None:
+        """The end of a run: on disk before anybody is told, so that it is told the same for ever."""
+        self._end_doubles(live.run)
+        self._journal.record(live.run, report=report, state=state).result()
+        log.info("%s: %s%s", live.run.name, state.name, f": {report.hold_reason}" if report.hold_reason else "")
+        with self._lock:
+            self._live.pop(live.run.name, None)
+            self._lately[live.run.name] = live.run
+            if len(self._lately) > _LATELY:
+                self._lately.popitem(last=False)
+        self._answer(live, None)
+
+    def _answer(self, live: Live, error: BaseException | None, wanted: Wanted | None = None) -> None:
+        """Tell those who wait for `wanted`, or for anything at all."""
+        with self._lock:
+            waiting = [waiter for waiter in live.waiters if wanted in (None, waiter[0])]
+            live.waiters = [waiter for waiter in live.waiters if waiter not in waiting]
+        for _, future in waiting:
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+    def unfinished(self, name: str) -> str:
+        """The first run that is not over of the one called `name` and those whose place it and they took; "" if all are."""
+        while name:
+            run = self.get(name) or self._journal.find(name)
+            if run is None:
+                break
+            if not run.state.final:
+                return name
+            name = run.predecessor
+        return ""
+
+    def _end(self, name: str) -> None:
+        """Have a run ended whose place another takes; asked again and again, so that no death in between is left out."""
+        if self.want(name, Wanted.REMOVE) is None:
+            self._journal.ask(name, Wanted.REMOVE)
+
+    # Following Batch
+
+    def _sweep_all(self) -> None:
+        adopted = forgot = time.monotonic()
+        tries = 0
+        while not self._stop.wait(self._poll_interval_s if tries == 0 else max(self._poll_interval_s, backoff(tries))):
+            now = time.monotonic()
+            try:
+                if now - adopted >= _ADOPT_EVERY_S:
+                    adopted = now
+                    self._take_over()
+                if now - forgot >= _FORGET_EVERY_S:
+                    forgot = now
+                    self._journal.forget(self._keep_runs_s)
+                self._sweep()
+                tries = 0
+            except (Transient, Refused) as error:
+                tries += 1
+                log.warning("AWS Batch could not be asked how the jobs stand: %s", error)
+            except Exception:
+                tries += 1
+                log.exception("following the jobs failed")
+
+    def _take_over(self) -> None:
+        """Adopt the runs of GAHPs that are no more; hear what other GAHPs of this user want of ours."""
+        for run in self._journal.adopt():
+            log.info("%s: taken over in state %s", run.name, run.state.name)
+            self.add(run)
+        for name, wanted in self._journal.wanted_changes():
+            known = self.get(name)
+            if known is not None and known.wanted is not wanted and known.wanted is not Wanted.REMOVE:
+                with contextlib.suppress(Refused):
+                    self.want(name, wanted)
+
+    def _clean(self) -> None:
+        """Delete what finished runs have in S3. Whether one is over says the journal; a live run's objects are never touched."""
+        written: list[Future[None]] = []
+        try:
+            for run in self._journal.littered(self._keep_sandbox_s, self._keep_runs_s, _CLEAN_AT_ONCE):
+                self._sandbox.discard(run.name)
+                written.append(self._journal.update(run, discarded=True))
+            wait(written)
+        except (Transient, Refused) as error:
+            log.warning("finished runs could not be cleaned up in S3: %s", error)
+        finally:
+            self._cleaning.put(self._clean, _CLEAN_EVERY_S)
+
+    def _sweep(self) -> None:
+        with self._lock:
+            followed = {live.run.native_id: live for live in self._live.values() if live.run.state is RunState.SUBMITTED}
+        for asked, jobs in self._batch.describe(followed):
+            self._look_at((followed[native_id], native_id, jobs.get(native_id)) for native_id in asked)
+
+    def _look_at(self, found: Iterable[tuple[Live, str, BatchJob | None]]) -> None:
+        for live, native_id, job in found:
+            with self._lock:
+                # What was asked before a hold and resume is no answer about the job that runs now.
+                if live.busy or live.run.state is not RunState.SUBMITTED or live.run.native_id != native_id:
+                    continue
+                self._take_in(live, job)
+            self._go_on(live)
+
+    def _take_in(self, live: Live, job: BatchJob | None) -> None:
+        """What one answer of DescribeJobs means for a run. Holds the lock."""
+        run = live.run
+        if job is None:
+            now = time.monotonic()
+            live.missing_since = live.missing_since or now
+            if now - live.missing_since > FORGOTTEN_AFTER_S:
+                live.job = None
+                self._ended(live)
+            return
+        live.missing_since = 0.0
+        live.job = job
+        if job.over:
+            self._ended(live)
+        elif job.running != run.started:
+            # A run whose host went away is idle again until its next attempt runs.
+            self._journal.update(run, started=job.running)
+        if not job.over and run.wanted is Wanted.HOLD and job.status in ("STARTING", "RUNNING"):
+            self._journal.update(run, wanted=Wanted.RUN)
+            live.ending_asked = False
+            self._answer(
+                live, Refused(f"The job {run.job_id} has started on AWS Batch and cannot be held there: remove it instead.")
+            )
+        if job.status == "RUNNABLE" and job.status_reason.startswith(_NEVER_FITS) and run.wanted is Wanted.RUN and not live.busy:
+            live.busy = True
+            self._lanes[Step.TERMINATE].put(lambda: self._give_up(live, job))
+
+    def _give_up(self, live: Live, job: BatchJob) -> None:
+        """Batch says that a job will never fit: end it there, then let a person look at what it asks for."""
+        try:
+            self._batch.terminate(job.id, "It can never run in this compute environment")
+            why = job.status_reason.rstrip(".")
+            reason = f"AWS Batch can never start the job: {why}. Change request_memory, request_cpus or request_gpus."
+            self._finish(live, RunState.HELD, held(reason, HoldCode.OUT_OF_RESOURCES, job))
+        except (Transient, Refused) as error:
+            log.warning("%s: cannot be ended: %s", live.run.name, error)
+        finally:
+            with self._lock:
+                live.busy = False
+            self._go_on(live)
+
+    def _ended(self, live: Live) -> None:
+        """The container is over, or Batch has forgotten it. Holds the lock."""
+        run, job = live.run, live.job
+        if run.wanted is Wanted.REMOVE:
+            self._journal.update(run, state=RunState.COLLECTING)  # whence it is dropped
+        elif run.wanted is Wanted.HOLD and job is not None and ended_by_somebody(job) and not job.started:
+            self._journal.update(run, state=RunState.SUSPENDED)
+            self._answer(live, None)
+        else:
+            self._answer(live, Refused(f"The job {run.job_id} has ended and cannot be held."), Wanted.HOLD)
+            self._journal.update(run, state=RunState.COLLECTING)
+
+
+_HOLD_CODES = {Step.STAGE: HoldCode.TRANSFER_INPUT, Step.COLLECT: HoldCode.TRANSFER_OUTPUT}

@@ -1,0 +1,430 @@
+"""The life of jobs as a state machine: a gridmanager, a GAHP and AWS Batch as actors, and a crash at any step.
+
+The GAHP is the real one (Gateway, Runs, next_step, MOVES, Journal with its SQL), with its threads taken away: tasks, commits and
+sweeps happen when the machine says so, in any order. Held true at every moment: a submission has one Batch job at the most, and
+of one JobDirectory one copy runs at the most. Held true at the end, when everybody does what is left to do: every job that is
+wanted has completed, and nothing runs that is not.
+"""
+
+import os
+import shutil
+import tempfile
+import types
+from concurrent.futures import Future
+from unittest import mock
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from gahp import config
+from gahp.batch import BatchJob, Unsure
+from gahp.gateway import Gateway, gateway, runs
+from gahp.journal import Journal, _to_row, _Write
+from gahp.model import JobRequest, JobState, Refused, Transient
+from gahp.sandbox import Outcome
+
+SETTLE_S, LAG_S = 10.0, 5.0
+KNOBS = {"AWSBATCH_JOB_QUEUE": "q", "AWSBATCH_JOB_DEFINITION": "d", "AWSBATCH_S3_URL": "s3://bucket/x"}
+DIRECTORIES = ["home_bl_m_1.0_5", "home_bl_m_2.0_5"]
+
+
+class Crash(BaseException):
+    """SIGKILL."""
+
+
+class Soon(Future):
+    """Ends with the next commit, which whoever waits for it brings about."""
+
+    def __init__(self, journal):
+        super().__init__()
+        self.journal = journal
+
+    def result(self, timeout=None):
+        if not self.done():
+            self.journal.commit()
+        return super().result(0)
+
+
+class StepJournal(Journal):
+    def __init__(self, directory, world):
+        self.world, self.pending = world, []
+        super().__init__(directory, clock=lambda: world.now)
+        self._writes.put(None)  # commits are made by hand
+        self._thread.join()
+
+    def _write(self, sql, values, *, keep=True):
+        future = Soon(self)
+        self.pending.append(_Write(sql, _to_row(values), keep, future))
+        return future
+
+    def record(self, run, **changes):
+        future = super().record(run, **changes)
+        self.commit()
+        return future
+
+    def commit(self):
+        group, self.pending = self.pending, []
+        if group:
+            self.world.point()
+            self._commit(group)
+            self.world.point()
+
+    def die(self):
+        self._reader.close()
+        self._writer.close()
+        os.close(self._lock)
+
+
+class StepLane:
+    world = None
+
+    def __init__(self, name, threads):
+        pass
+
+    def put(self, task, delay=0.0):
+        if delay < 100:  # a longer one only bounds how long a client waits for its answer
+            self.world.tasks.append(task)
+
+    def close(self):
+        pass
+
+
+class FakeBatch:
+    """What AWS Batch knows. ListJobs shows a job LAG_S after it was made; a reply can be lost on the way there or back."""
+
+    def __init__(self, world):
+        self.world = world
+        self.jobs = {}  # id: (name, directory, time, BatchJob)
+        self.lose = ""
+
+    def submit(self, request, *, name, queue, environment):
+        self.world.point()
+        lose, self.lose = self.lose, ""
+        if lose == "there":
+            raise Unsure("lost")
+        job_id = f"id{len(self.jobs)}"
+        self.jobs[job_id] = (name, request.directory, self.world.now, BatchJob(job_id, name, "RUNNABLE"))
+        self.world.point()
+        if lose == "back":
+            raise Unsure("lost")
+        return job_id
+
+    def find(self, name, queue):
+        self.world.point()
+        listed = (i for i, (n, _, made, _) in self.jobs.items() if n == name and self.world.now - made >= LAG_S)
+        return next(listed, "")
+
+    def named(self, name, queue):
+        return [(n, i) for i, (n, *_) in self.jobs.items() if n == name]
+
+    def describe(self, ids):
+        ids = list(ids)
+        if ids:
+            self.world.point()
+            yield ids, {i: self.jobs[i][3] for i in ids if i in self.jobs}
+
+    def terminate(self, job_id, reason):
+        self.world.point()
+        if not self.jobs[job_id][3].over:
+            self.set(job_id, "FAILED", terminated=True)
+        self.world.point()
+
+    def cancel(self, job_id, reason):
+        self.world.point()
+        if self.jobs[job_id][3].status == "RUNNABLE":
+            self.set(job_id, "FAILED", cancelled=True)
+        self.world.point()
+
+    def set(self, job_id, status, **more):
+        name, directory, made, job = self.jobs[job_id]
+        more.setdefault("started", job.started)
+        self.jobs[job_id] = (name, directory, made, BatchJob(job_id, name, status, attempts=job.attempts, **more))
+
+    def having(self, *statuses):
+        return sorted(i for i, entry in self.jobs.items() if entry[3].status in statuses)
+
+
+class FakeSandbox:
+    def __init__(self, world):
+        self.world = world
+
+    def run_url(self, run):
+        return run
+
+    manifest_url = run_url
+
+    def stage(self, run, request, record):
+        self.world.point()
+
+    def claimant(self, run, submission):
+        self.world.point()
+        return ""
+
+    def collect(self, run, submission, request):
+        self.world.point()
+        name = run if submission == 0 else f"{run}-{submission}"
+        done = [e for e in self.world.batch.jobs.values() if e[0] == name and e[3].status == "SUCCEEDED"]
+        return Outcome(exit_code=0) if done else None
+
+    def discard(self, run):
+        self.world.point()
+
+
+class Wish:
+    """What the gridmanager knows and wants of one JobDirectory."""
+
+    def __init__(self):
+        self.wanted = False
+        self.job_id, self.saved = "", False
+        self.earlier, self.given = set(), ""  # ids of generations before, the id of this one
+        self.cancelling = False
+        self.request = None  # (verb, future)
+        self.completed = False
+        self.held = False
+
+
+class Lifecycle(RuleBasedStateMachine):
+    @initialize()
+    def begin(self):
+        self.directory = tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+        self.now, self.crash_in, self.tasks = 1000.0, None, []
+        self.batch, self.sandbox = FakeBatch(self), FakeSandbox(self)
+        self.wishes = {directory: Wish() for directory in DIRECTORIES}
+        clock = types.SimpleNamespace(monotonic=lambda: self.now, time=lambda: self.now, sleep=None)
+        self.patches = [
+            mock.patch.object(runs, "time", clock),
+            mock.patch.object(runs, "Lane", StepLane),
+            mock.patch.object(gateway, "Lane", StepLane),
+            mock.patch.object(gateway, "check", lambda request: None),
+            mock.patch.object(StepLane, "world", self),
+        ]
+        for patch in self.patches:
+            patch.start()
+        self.config = config.load({**KNOBS, "AWSBATCH_LOOKUP_SETTLE": str(SETTLE_S)}.get)
+        self.gahp = None
+        self.start()
+
+    def start(self):
+        while self.gahp is None:
+            self.journal = StepJournal(self.directory, self)
+            self.gahp = Gateway(self.config, self.journal, self.sandbox, self.batch, clock=lambda: self.now)
+            self.guarded(self.gahp._runs._take_over)
+
+    def point(self):
+        """A place at which the process may die."""
+        if self.crash_in is not None:
+            self.crash_in -= 1
+            if self.crash_in < 0:
+                raise Crash
+
+    def guarded(self, work):
+        try:
+            work()
+        except Crash:
+            self.died()
+        except (Refused, Transient):
+            pass
+
+    def died(self):
+        """The GAHP is gone, with all that was not on disk; the gridmanager starts anew and knows saved ids only."""
+        self.crash_in = None
+        self.tasks = []
+        self.journal.die()
+        self.gahp = None
+        for wish in self.wishes.values():
+            wish.request = None
+            if not wish.saved:
+                wish.job_id = ""
+
+    def revive(self):
+        if self.gahp is None:
+            self.start()
+
+    # The GAHP
+
+    @rule(number=st.integers(0, 9))
+    def work(self, number):
+        if self.tasks:
+            self.guarded(self.tasks.pop(number % len(self.tasks)))
+            self.deliver()
+        self.revive()
+
+    @rule()
+    def commit(self):
+        self.guarded(self.journal.commit)
+        self.deliver()
+        self.revive()
+
+    @rule()
+    def sweep(self):
+        self.guarded(self.gahp._runs._sweep)
+        self.deliver()
+        self.revive()
+
+    @rule()
+    def look_for_changes(self):
+        self.guarded(self.gahp._runs._take_over)
+        self.revive()
+
+    @rule(points=st.integers(0, 6))
+    def die_soon(self, points):
+        self.crash_in = points
+
+    @rule()
+    def die_now(self):
+        self.died()
+        self.revive()
+
+    # The gridmanager
+
+    def ask(self, wish, verb, *arguments):
+        wish.request = (verb, getattr(self.gahp, verb)(*arguments))
+
+    def deliver(self):
+        if self.gahp is None:
+            return
+        for directory, wish in self.wishes.items():
+            if wish.request and wish.request[1].done():
+                verb, future = wish.request
+                wish.request = None
+                self.take(directory, wish, verb, future)
+
+    def take(self, directory, wish, verb, future):
+        error = future.exception()
+        assert error is None or verb in ("hold", "resume"), (verb, error)
+        if verb == "submit":
+            job_id = future.result()
+            assert job_id not in wish.earlier, "a release was taken for a replay"
+            assert wish.given in ("", job_id), "a replay was taken for a release"
+            wish.job_id = wish.given = job_id
+        elif verb == "cancel":
+            wish.earlier.add(wish.job_id)
+            wish.job_id, wish.saved, wish.given, wish.cancelling, wish.held = "", False, "", False, False
+        elif verb == "resume":
+            wish.held = False  # or STATUS will say so again
+        elif verb == "status":
+            state = future.result().state
+            wish.held = state is JobState.HELD
+            assert state in (JobState.IDLE, JobState.RUNNING, JobState.COMPLETED, JobState.HELD), future.result()
+            wish.completed |= state is JobState.COMPLETED
+
+    def free(self, directory):
+        wish = self.wishes[directory]
+        return wish if wish.request is None else None
+
+    @rule(directory=st.sampled_from(DIRECTORIES))
+    def submit(self, directory):
+        wish = self.free(directory)
+        if wish and not wish.job_id and not wish.completed:
+            wish.wanted = True
+            self.ask(wish, "submit", JobRequest(executable="/bin/true", iwd="/", directory=directory, digest="same"))
+
+    @rule(directory=st.sampled_from(DIRECTORIES))
+    def save(self, directory):
+        wish = self.wishes[directory]
+        wish.saved = wish.saved or bool(wish.job_id)
+
+    @rule(directory=st.sampled_from(DIRECTORIES))
+    def status(self, directory):
+        wish = self.free(directory)
+        if wish and wish.saved and not wish.cancelling:
+            self.ask(wish, "status", wish.job_id)
+
+    @rule(directory=st.sampled_from(DIRECTORIES))
+    def cancel(self, directory):
+        wish = self.free(directory)
+        if wish and wish.saved and not wish.completed:
+            wish.wanted, wish.cancelling = False, True
+            self.ask(wish, "cancel", wish.job_id)
+
+    @rule(directory=st.sampled_from(DIRECTORIES), verb=st.sampled_from(["hold", "resume"]))
+    def hold_or_resume(self, directory, verb):
+        wish = self.free(directory)
+        if wish and wish.saved and not wish.cancelling and not wish.completed:
+            self.ask(wish, verb, wish.job_id)
+
+    # AWS Batch
+
+    @rule(way=st.sampled_from(["there", "back"]))
+    def lose_a_reply(self, way):
+        self.batch.lose = way
+
+    @rule(seconds=st.sampled_from([1.0, 3.0, 20.0]))
+    def time_passes(self, seconds):
+        self.now += seconds
+
+    @precondition(lambda self: self.batch.having("RUNNABLE"))
+    @rule(number=st.integers(0, 5))
+    def begin_job(self, number):
+        able = self.batch.having("RUNNABLE")
+        self.batch.set(able[number % len(able)], "RUNNING", started=self.now)
+
+    @precondition(lambda self: self.batch.having("RUNNING"))
+    @rule(number=st.integers(0, 5), status=st.sampled_from(["SUCCEEDED", "RUNNABLE"]))
+    def end_job_or_its_host(self, number, status):
+        running = self.batch.having("RUNNING")
+        self.batch.set(running[number % len(running)], status)
+
+    # What must be true
+
+    @invariant()
+    def one_batch_job_for_each_submission(self):
+        names = [entry[0] for entry in self.batch.jobs.values()] if hasattr(self, "batch") else []
+        assert len(names) == len(set(names)), names
+
+    @invariant()
+    def one_copy_runs_of_each_job(self):
+        if hasattr(self, "batch"):
+            running = [entry[1] for entry in self.batch.jobs.values() if entry[3].status == "RUNNING"]
+            assert len(running) == len(set(running)), self.batch.jobs
+
+    def teardown(self):
+        if not hasattr(self, "batch"):
+            return
+        try:
+            self.crash_in, self.batch.lose = None, ""
+            for _ in range(60):
+                self.one_round()
+            for directory, wish in self.wishes.items():
+                assert wish.completed or not wish.wanted, f"{directory} was lost"
+            left = self.batch.having("RUNNABLE", "RUNNING")
+            assert not left, f"left running: {left}"
+        finally:
+            self.journal.die()
+            for patch in self.patches:
+                patch.stop()
+            shutil.rmtree(self.directory)
+
+    def one_round(self):
+        """Everybody does all that is to do."""
+        for directory, wish in self.wishes.items():
+            self.save(directory)
+            if wish.cancelling:
+                self.cancel(directory)
+            elif wish.wanted and not wish.job_id:
+                self.submit(directory)
+            elif wish.held:
+                self.hold_or_resume(directory, "resume")
+            else:
+                self.status(directory)
+        tasks, self.tasks = self.tasks, []
+        for task in tasks:
+            self.guarded(task)
+        self.commit()
+        self.sweep()
+        self.now += 1.0
+        for job_id in self.batch.having("RUNNING"):
+            self.batch.set(job_id, "SUCCEEDED")
+        for job_id in self.batch.having("RUNNABLE"):
+            self.batch.set(job_id, "RUNNING", started=self.now)
+
+
+TestLifecycle = Lifecycle.TestCase
+TestLifecycle.settings = settings(
+    max_examples=int(os.environ.get("MODEL_EXAMPLES", "60")),
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize="MODEL_EXAMPLES" not in os.environ,
+)

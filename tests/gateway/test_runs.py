@@ -1,0 +1,427 @@
+"""Runs against a Batch and an S3 that fail on order: what cannot be brought about with the embedded AWS, or only by waiting."""
+
+import sqlite3
+import threading
+import time
+from concurrent.futures import Future
+
+import pytest
+
+from gahp.batch import BatchJob, Throttled, Unsure
+from gahp.gateway import runs as module
+from gahp.gateway.runs import Runs
+from gahp.journal import Journal, Run, RunState, Wanted
+from gahp.model import JobRequest, JobState, Refused, Transient
+from gahp.sandbox import Outcome
+
+
+class FakeBatch:
+    """Jobs by name; `fail` maps a verb to the exceptions of its next calls."""
+
+    def __init__(self):
+        self.jobs = {}
+        self.calls = []
+        self.fail = {}
+        self.lost = []
+        self.hidden = set()
+
+    def _called(self, verb, *arguments):
+        self.calls.append((verb, *arguments))
+        if self.fail.get(verb):
+            raise self.fail[verb].pop(0)
+
+    def submit(self, request, *, name, queue, environment):
+        lose = self.lost.pop(0) if self.lost else None
+        if lose == "before":
+            raise Unsure("nothing arrived")
+        self._called("submit", name)
+        self.jobs[f"id-{name}"] = BatchJob(id=f"id-{name}", name=name, status="RUNNABLE")
+        if lose == "after":
+            raise Unsure("the reply is lost")
+        return f"id-{name}"
+
+    def find(self, name, queue):
+        self._called("find", name)
+        return next((job.id for job in self.jobs.values() if job.name == name and job.id not in self.hidden), "")
+
+    def named(self, pattern, queue):
+        self._called("named", pattern)
+        return [(job.name, job.id) for job in self.jobs.values() if job.name == pattern]
+
+    def describe(self, ids):
+        ids = list(ids)
+        if ids:
+            self._called("describe")
+            yield ids, {name: self.jobs[name] for name in ids if name in self.jobs}
+
+    def terminate(self, job_id, reason):
+        self._called("terminate", job_id)
+        self.set(job_id, status="FAILED", terminated=True)
+
+    def cancel(self, job_id, reason):
+        self._called("cancel", job_id)
+
+    def set(self, job_id, **fields):
+        self.jobs[job_id] = BatchJob(id=job_id, name=job_id.removeprefix("id-"), **fields)
+
+    def count(self, verb):
+        return sum(call[0] == verb for call in self.calls)
+
+
+class FakeSandbox:
+    def __init__(self):
+        self.outcome = Outcome(exit_code=0)
+        self.fail = []
+        self.collected = 0
+        self.discarded = []
+        self.claims = {}
+
+    def run_url(self, run):
+        return f"s3://b/runs/{run}"
+
+    def manifest_url(self, run):
+        return f"s3://b/runs/{run}/manifest"
+
+    def claimant(self, run, submission):
+        return self.claims.get((run, submission), "")
+
+    def stage(self, run, request, record):
+        if self.fail:
+            raise self.fail.pop(0)
+
+    def discard(self, run):
+        self.discarded.append(run)
+
+    def collect(self, run, submission, request):
+        self.collected += 1
+        return self.outcome
+
+
+class World:
+    def __init__(self, directory):
+        self.batch, self.sandbox, self.now = FakeBatch(), FakeSandbox(), 1000.0
+        self.journal = Journal(str(directory), clock=lambda: self.now)
+        self.runs = Runs(
+            self.journal,
+            self.sandbox,
+            self.batch,
+            poll_interval_s=0.02,
+            lookup_settle_s=1.2,
+            keep_runs_s=1e9,
+            keep_sandbox_s=3600.0,
+            transfer_threads=2,
+            submit_threads=2,
+            clock=lambda: self.now,
+        )
+        self.runs.start()
+
+    def add(self, name="1-0-a", **more):
+        run = Run(name=name, directory=name, digest="", generation=0, queue="q", created=self.now, **more)
+        self.journal.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
+        self.runs.add(run)
+        return run
+
+    def until(self, condition):
+        until = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < until, self.batch.calls
+            time.sleep(0.01)
+
+    def close(self):
+        self.runs.close()
+        self.journal.close()
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "backoff", lambda tries: 0.01)
+    world = World(tmp_path)
+    yield world
+    world.close()
+
+
+def test_a_lost_reply_is_looked_up_and_never_sent_again(world):
+    world.batch.lost = ["after"]
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    assert (world.batch.count("submit"), run.native_id) == (1, "id-1-0-a")
+
+
+def test_a_request_that_never_arrived_is_sent_again_when_the_name_stays_unlisted(world):
+    world.batch.lost = ["before"]
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    order = [call[0] for call in world.batch.calls if call[0] in ("find", "submit")]
+    assert order.count("submit") == 1
+    assert order.index("submit") == order.count("find") >= 2
+
+
+def test_a_job_that_is_listed_late_is_found_all_the_same(world):
+    world.batch.lost = ["after"]
+    world.batch.hidden = {"id-1-0-a"}
+    run = world.add()
+    world.until(lambda: world.batch.count("find") >= 2)
+    world.batch.hidden = set()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    assert world.batch.count("submit") == 1
+
+
+@pytest.mark.parametrize("jump", [-1e6, 1e6])
+def test_a_clock_that_jumps_does_not_shorten_the_wait_for_the_listing(world, jump):
+    world.batch.lost = ["after"]
+    world.batch.hidden = {"id-1-0-a"}
+    run = world.add()
+    world.until(lambda: world.batch.count("find") >= 1)
+    world.now += jump
+    seen = world.batch.count("find")
+    world.until(lambda: world.batch.count("find") > seen)
+    world.batch.hidden = set()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    assert world.batch.count("submit") == 1
+
+
+def test_the_wait_for_the_listing_begins_anew_for_a_gahp_that_takes_over(world):
+    """The dead one may have sent its request a moment before its death, whenever its row was written."""
+    run = Run(name="1-0-a", directory="d", digest="", generation=0, queue="q", created=1.0)
+    world.journal.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
+    world.journal.update(run, state=RunState.STAGED)
+    world.journal.update(run, state=RunState.SUBMITTING, sent=world.now - 1e6).result()
+    world.runs.add(run)
+    world.until(lambda: world.batch.count("submit") == 1)
+    assert world.batch.count("find") >= 2
+
+
+def test_the_end_of_a_run_is_told_only_when_it_is_on_disk(world, monkeypatch):
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    transact, full = world.journal._transact, threading.Event()
+
+    def refuse(group):
+        if not full.is_set() and any(write.values.get("state") == "COMPLETED" for write in group):
+            raise sqlite3.OperationalError("database or disk is full")
+        transact(group)
+
+    monkeypatch.setattr(world.journal, "_transact", refuse)
+    world.batch.set("id-1-0-a", status="SUCCEEDED", started=5.0)
+    world.until(lambda: world.journal._problem)
+    assert not world.runs.report(run.name).state.final
+    full.set()
+    world.until(lambda: world.runs.report(run.name).state is JobState.COMPLETED)
+    assert world.journal.find(run.name).state is RunState.COMPLETED
+
+
+def test_the_run_whose_place_another_takes_is_ended_also_if_nobody_lived_to_ask_for_it(world):
+    first = world.add()
+    world.until(lambda: first.state is RunState.SUBMITTED)
+    world.batch.set("id-1-0-a", status="RUNNING", started=5.0)
+    second = world.add(name="1-0-b", predecessor="1-0-a")
+    world.until(lambda: second.state is RunState.SUBMITTED)
+    order = [call for call in world.batch.calls if call[0] in ("submit", "terminate")]
+    assert order == [("submit", "1-0-a"), ("terminate", "id-1-0-a"), ("submit", "1-0-b")]
+    assert first.state is RunState.REMOVED
+
+
+def test_a_throttled_submit_is_sent_again_without_a_look_up(world):
+    world.batch.fail["submit"] = [Throttled("slow down")] * 3
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    assert (world.batch.count("submit"), world.batch.count("find")) == (4, 0)
+
+
+def test_a_refused_submit_holds_the_job_with_the_reason(world):
+    world.batch.fail["submit"] = [Refused("no such queue")]
+    run = world.add()
+    world.until(lambda: run.state is RunState.HELD)
+    assert (run.report.state, run.report.hold_reason) == (JobState.HELD, "no such queue")
+
+
+def test_staging_is_tried_again_after_a_transient_fault(world):
+    world.sandbox.fail = [Transient("S3 is away"), RuntimeError("a bug"), Transient("S3 is away")]
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+
+
+def test_a_job_that_batch_forgot_is_settled_by_its_record(world, monkeypatch):
+    monkeypatch.setattr(module, "FORGOTTEN_AFTER_S", 0.2)
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.batch.jobs.clear()
+    world.until(lambda: run.state is RunState.COMPLETED)
+    assert run.report.exit_code == 0
+
+
+def test_a_job_that_batch_forgot_without_a_record_is_held(world, monkeypatch):
+    monkeypatch.setattr(module, "FORGOTTEN_AFTER_S", 0.2)
+    world.sandbox.outcome = None
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.batch.jobs.clear()
+    world.until(lambda: run.state is RunState.HELD)
+    assert "no longer knows the job" in run.report.hold_reason
+
+
+def test_a_job_that_is_only_slow_to_be_shown_is_not_given_up(world):
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    shown = dict(world.batch.jobs)
+    world.batch.jobs.clear()
+    seen = world.batch.count("describe")
+    world.until(lambda: world.batch.count("describe") > seen + 3)
+    assert run.state is RunState.SUBMITTED
+    world.batch.jobs.update(shown)
+    world.batch.set("id-1-0-a", status="SUCCEEDED")
+    world.until(lambda: run.state is RunState.COMPLETED)
+
+
+def test_a_removal_that_is_refused_is_told_and_goes_on_being_tried(world):
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.batch.fail["terminate"] = [Refused("AccessDeniedException: batch:TerminateJob")] * 3
+    with pytest.raises(Refused, match="AccessDenied"):
+        world.runs.want(run.name, Wanted.REMOVE).result(10)
+    world.until(lambda: run.state is RunState.REMOVED)
+    assert world.batch.count("terminate") == 4
+
+
+def test_a_removal_while_the_submit_is_unsure_ends_the_job_when_it_shows_up(world):
+    world.batch.lost = ["after"]
+    world.batch.hidden = {"id-1-0-a"}
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTING)
+    removal = world.runs.want(run.name, Wanted.REMOVE)
+    world.batch.hidden = set()
+    removal.result(10)
+    world.until(lambda: run.state is RunState.REMOVED)
+    assert world.batch.count("terminate") == 1
+
+
+def test_a_removal_before_the_submit_reaches_batch_never(world):
+    world.sandbox.fail = [Transient("S3 is away")] * 1000
+    run = world.add()
+    world.runs.want(run.name, Wanted.REMOVE).result(10)
+    world.until(lambda: run.state is RunState.REMOVED)
+    assert world.batch.calls == []
+
+
+def test_a_hold_that_comes_too_late_is_refused_and_the_job_runs_on(world):
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    hold = world.runs.want(run.name, Wanted.HOLD)
+    world.batch.set("id-1-0-a", status="RUNNING", started=5.0)
+    with pytest.raises(Refused, match="has started on AWS Batch and cannot be held"):
+        hold.result(10)
+    assert run.wanted is Wanted.RUN
+    world.batch.set("id-1-0-a", status="SUCCEEDED", started=5.0)
+    world.until(lambda: run.state is RunState.COMPLETED)
+
+
+def test_a_hold_that_the_end_of_the_job_overtakes_is_refused(world):
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    hold = world.runs.want(run.name, Wanted.HOLD)
+    world.batch.set("id-1-0-a", status="SUCCEEDED", started=5.0)
+    with pytest.raises(Refused, match="has ended and cannot be held"):
+        hold.result(10)
+    world.until(lambda: run.state is RunState.COMPLETED)
+
+
+def test_a_removal_after_a_hold_that_batch_has_taken_still_terminates(world):
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.runs.want(run.name, Wanted.HOLD)
+    world.until(lambda: world.batch.count("cancel") == 1)
+    world.runs.want(run.name, Wanted.REMOVE).result(10)
+    world.until(lambda: run.state is RunState.REMOVED)
+    assert world.batch.count("terminate") == 1
+
+
+def test_a_run_is_idle_again_when_its_host_went_away(world):
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.batch.set("id-1-0-a", status="RUNNING", started=5.0, attempts=1)
+    world.until(lambda: world.runs.report(run.name).state is JobState.RUNNING)
+    world.batch.set("id-1-0-a", status="RUNNABLE", attempts=1)
+    world.until(lambda: world.runs.report(run.name).state is JobState.IDLE)
+
+
+def test_many_wants_at_once_are_all_answered(world):
+    many = [world.add(name=f"r{n}") for n in range(20)]
+    world.until(lambda: all(run.state is RunState.SUBMITTED for run in many))
+    futures: list[Future] = []
+    threads = [
+        threading.Thread(target=lambda run=run: futures.append(world.runs.want(run.name, Wanted.REMOVE)))
+        for run in many
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for future in futures:
+        assert future is None or future.result(10) is None
+    world.until(lambda: all(run.state is RunState.REMOVED for run in many))
+
+
+def test_a_second_copy_that_came_through_late_is_ended_with_the_run(world):
+    world.batch.lost = ["before"]
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.batch.jobs["late"] = BatchJob(id="late", name="1-0-a", status="RUNNABLE")
+    world.batch.set("id-1-0-a", status="SUCCEEDED", started=5.0)
+    world.until(lambda: run.state is RunState.COMPLETED)
+    assert [call for call in world.batch.calls if call[0] == "terminate"] == [("terminate", "late")]
+
+
+def test_finished_runs_are_cleaned_up_in_s3_when_they_have_been_over_for_a_while_and_live_ones_never(world, monkeypatch):
+    monkeypatch.setattr(module, "_CLEAN_EVERY_S", 0.05)
+    asked, unasked, live = world.add("1-0-a"), world.add("1-0-b"), world.add("1-0-c")
+    world.until(lambda: all(run.state is RunState.SUBMITTED for run in (asked, unasked, live)))
+    world.journal.update(asked, confirmed=True)
+    for name in ("1-0-a", "1-0-b"):
+        world.batch.set(f"id-{name}", status="SUCCEEDED", started=5.0)
+    world.until(lambda: asked.state is RunState.COMPLETED and unasked.state is RunState.COMPLETED)
+    world.runs._clean()
+    assert world.sandbox.discarded == []
+    world.now += 3601
+    world.until(lambda: world.sandbox.discarded)
+    world.until(lambda: world.journal.find("1-0-a").discarded)
+    world.now += 1e9
+    world.until(lambda: world.journal.find("1-0-b").discarded)
+    assert world.sandbox.discarded == ["1-0-a", "1-0-b"]
+
+
+def test_a_run_whose_copy_has_the_claim_follows_that_copy(world):
+    world.sandbox.outcome = None
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.batch.jobs["other"] = BatchJob(id="other", name="1-0-a", status="RUNNING", started=5.0)
+    world.sandbox.claims[("1-0-a", 0)] = "other"
+    world.batch.set("id-1-0-a", status="FAILED", exit_code=125, started=5.0)
+    world.until(lambda: run.native_id == "other" and run.state is RunState.SUBMITTED)
+    world.sandbox.outcome = Outcome(exit_code=0)
+    world.batch.jobs["other"] = BatchJob(id="other", name="1-0-a", status="SUCCEEDED", started=5.0)
+    world.until(lambda: run.state is RunState.COMPLETED)
+    assert world.batch.count("submit") == 1
+
+
+def test_what_has_been_claimed_is_not_sent_again_although_batch_lists_it_no_more(world, monkeypatch):
+    monkeypatch.setattr(module, "FORGOTTEN_AFTER_S", 0.2)
+    world.sandbox.claims[("1-0-a", 0)] = "long-ago"
+    run = Run(name="1-0-a", directory="d", digest="", generation=0, queue="q", created=1.0, state=RunState.REBUILT)
+    world.journal.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
+    world.runs.add(run)
+    world.runs.revive("1-0-a")
+    world.until(lambda: run.state is RunState.COMPLETED)
+    assert world.batch.count("submit") == 0
+
+
+def test_a_rebuilt_run_is_left_alone_until_it_is_spoken_of(world):
+    run = Run(name="1-0-a", directory="d", digest="", generation=0, queue="q", created=1.0, state=RunState.REBUILT)
+    world.journal.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
+    world.runs.add(run)
+    other = world.add("1-0-b")
+    world.until(lambda: other.state is RunState.SUBMITTED)
+    assert not [call for call in world.batch.calls if "1-0-a" in call]
+    world.runs.want("1-0-a", Wanted.REMOVE).add_done_callback(lambda done: None)
+    world.until(lambda: run.state is RunState.REMOVED)
+    assert world.batch.count("submit") == 1
