@@ -1,0 +1,319 @@
+"""The program that the gridmanager starts: stdin, stdout, signals, and the end.
+
+The greeting leaves before anything slow is imported. One thread reads; whatever waits on a disk or on AWS does so elsewhere, and
+its result is queued when it is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from io import FileIO, TextIOWrapper
+from typing import TYPE_CHECKING, Any
+
+from gahp import RELEASE_DAY, __version__, config
+from gahp.lanes import Lane
+from gahp.model import JobReport, Refused, Transient, one_line
+from gahp.protocol import Request, Result, Session, results, version_text
+
+if TYPE_CHECKING:
+    from gahp.gateway import Gateway
+
+log = logging.getLogger(__name__)
+
+_READ_SIZE = 1 << 18
+_OPEN_AGAIN_S = 5.0
+_MOST_UNWRITTEN = 1 << 20
+
+
+class Service:
+    """The gateway, opened behind the greeting and, as long as something is missing for it, again when it is next asked for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._gateway: Gateway | None = None
+        self._problem: Refused | None = None
+        self._tried = 0.0
+
+    def get(self) -> Gateway:
+        """The gateway, started. Raises Refused with the sentence that says what to set or mend."""
+        if self._gateway is not None:
+            return self._gateway
+        with self._lock:
+            if self._gateway is None:
+                if self._problem is not None and time.monotonic() - self._tried < _OPEN_AGAIN_S:
+                    raise self._problem
+                self._open()
+            assert self._gateway is not None
+            return self._gateway
+
+    @property
+    def ready(self) -> Gateway | None:
+        """The gateway if it is open already."""
+        return self._gateway
+
+    def _open(self) -> None:
+        from gahp.site import open_gateway  # noqa: PLC0415  boto3 is slow to import and the greeting goes first
+
+        try:
+            gateway = open_gateway(config.load())
+            gateway.start()
+        except (Refused, Transient) as error:
+            self._problem, self._tried = Refused(str(error)), time.monotonic()
+            log.error("%s", error)
+            raise self._problem from error
+        self._gateway = gateway
+
+    def close(self) -> None:
+        if self._gateway is not None:
+            self._gateway.close()
+
+
+class Server:
+    """One conversation on two file descriptors. `run` returns at the end of input, after QUIT, and on SIGTERM or SIGINT.
+
+    Nobody waits for a client that does not read: what it has not taken is kept, and beyond a bound no more requests are read.
+    """
+
+    def __init__(self, service: Service, read_from: int = 0, write_to: int = 1) -> None:
+        self._service = service
+        self._in = read_from
+        self._out = write_to
+        self._session = Session(version_text(__version__, RELEASE_DAY))
+        self._lock = threading.Lock()  # around the session and the writing of what it gave, so that lines leave in order
+        self._unwritten = bytearray()
+        self._starting = Lane("start", 1)
+        self._stopped = False
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_writer, False)
+
+    def greet(self) -> None:
+        with self._lock:
+            self._write(self._session.greeting())
+
+    def stop(self) -> None:
+        """Have `run` return; may be called in a signal handler."""
+        self._stopped = True
+        self._wake()
+
+    def run(self) -> None:
+        listening = True
+        while not self._stopped and (listening or self._unwritten):
+            reading = [self._wake_reader]
+            if listening and len(self._unwritten) <= _MOST_UNWRITTEN:
+                reading.append(self._in)
+            ready, writable, _ = select.select(reading, [self._out] if self._unwritten else [], [])
+            if self._wake_reader in ready:
+                os.read(self._wake_reader, 4096)
+            if writable:
+                with self._lock:
+                    self._write(b"")
+            if self._in in ready:
+                data = os.read(self._in, _READ_SIZE)
+                self._receive(data)
+                listening = bool(data) and not self._session.closed
+
+    def _receive(self, data: bytes) -> None:
+        with self._lock:
+            out, requests = self._session.receive(data)
+            self._write(out)
+        for request in requests:
+            self._begin(request)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # then it is awake already
+            os.write(self._wake_writer, b"x")
+
+    def _begin(self, request: Request) -> None:
+        gateway = self._service.ready
+        if gateway is not None:
+            self._perform(gateway, request)
+        else:
+            # While the program starts, or as long as it cannot: another thread waits so that the reader need not.
+            self._starting.put(lambda: self._perform_when_ready(request))
+
+    def _perform_when_ready(self, request: Request) -> None:
+        try:
+            gateway = self._service.get()
+        except Refused as error:
+            self._finish(request, results.failed(str(error)))
+        except Exception as error:
+            self._finish(request, _fault(error))
+        else:
+            self._perform(gateway, request)
+
+    def _perform(self, gateway: Gateway, request: Request) -> None:
+        try:
+            verb = _VERBS[request.command]
+            future, to_result = verb(gateway, request.arguments)
+        except (Refused, Transient) as error:
+            self._finish(request, results.failed(str(error)))
+        except Exception as error:
+            self._finish(request, _fault(error))
+        else:
+            future.add_done_callback(lambda done: self._finish(request, _result_of(done, to_result)))
+
+    def _finish(self, request: Request, result: Result) -> None:
+        log.debug("%s %s: %d %s", request.command, request.request_id, result.code, result.message)
+        with self._lock:
+            try:
+                out = self._session.finish(request, result)
+            except ValueError as error:
+                # Not in the form that the client counts on: better a failure than no answer, for which it waits 300 s.
+                log.error("%s %s: %s", request.command, request.request_id, error)
+                out = self._session.finish(request, results.failed(str(error)))
+            self._write(out)
+
+    def _write(self, data: bytes) -> None:
+        """Write as much as can be without waiting, keep the rest. Holds the lock."""
+        self._unwritten += data
+        try:
+            while self._unwritten and select.select([], [self._out], [], 0)[1]:
+                # A pipe that is ready takes so much without blocking (POSIX).
+                del self._unwritten[: os.write(self._out, self._unwritten[: select.PIPE_BUF])]
+        except OSError:
+            # Nobody listens any more: the same as the end of input.
+            self._unwritten.clear()
+            self.stop()
+        if self._unwritten:
+            self._wake()
+
+
+_Verb = tuple["Future[Any]", Callable[[Any], Result]]
+
+
+def _submit(gateway: Gateway, arguments: tuple[str, ...]) -> _Verb:
+    from gahp.blah import parse_submit  # noqa: PLC0415  classad2 is loaded behind the greeting
+
+    return gateway.submit(parse_submit(arguments[0])), results.submitted
+
+
+def _status(gateway: Gateway, arguments: tuple[str, ...]) -> _Verb:
+    from gahp.blah import format_status  # noqa: PLC0415
+
+    job_id = arguments[0]
+
+    def to_result(report: JobReport) -> Result:
+        return results.status(report.state, format_status(job_id, report))
+
+    return gateway.status(job_id), to_result
+
+
+def _done(_: None) -> Result:
+    return results.done()
+
+
+_VERBS: dict[str, Callable[[Gateway, tuple[str, ...]], _Verb]] = {
+    "BLAH_PING": lambda gateway, _: (gateway.ping(), _done),
+    "BLAH_JOB_SUBMIT": _submit,
+    "BLAH_JOB_STATUS": _status,
+    "BLAH_JOB_CANCEL": lambda gateway, arguments: (gateway.cancel(arguments[0]), _done),
+    "BLAH_JOB_HOLD": lambda gateway, arguments: (gateway.hold(arguments[0]), _done),
+    "BLAH_JOB_RESUME": lambda gateway, arguments: (gateway.resume(arguments[0]), _done),
+    "BLAH_JOB_REFRESH_PROXY": lambda gateway, arguments: (gateway.refresh_proxy(arguments[0], arguments[1]), _done),
+}
+
+
+def _result_of(done: Future[Any], to_result: Callable[[Any], Result]) -> Result:
+    error = done.exception()
+    if isinstance(error, (Refused, Transient)):
+        return results.failed(str(error))
+    if error is not None:
+        return _fault(error)
+    return to_result(done.result())
+
+
+def _fault(error: BaseException) -> Result:
+    log.error("a request failed", exc_info=error)
+    return results.failed(f"A fault of this program ({type(error).__name__}): see its log.")
+
+
+class _PrivateLog(logging.handlers.RotatingFileHandler):
+    """A rotated log that only its user can read."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        return TextIOWrapper(FileIO(descriptor, "w"), encoding="utf-8", errors="replace")
+
+
+def _open_log(settings: config.Config) -> None:
+    """Log to the file of AWSBATCH_LOG, mode 0600. A log that cannot be opened stops no job: one line on stderr says so."""
+    root = logging.getLogger()
+    root.addHandler(logging.NullHandler())
+    root.setLevel(settings.log_level)
+    # botocore logs whole requests at DEBUG, with what is in them.
+    for name in ("boto3", "botocore", "s3transfer", "urllib3"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if not settings.log:
+        return
+    try:
+        os.makedirs(os.path.dirname(settings.log), mode=0o700, exist_ok=True)
+        handler = _PrivateLog(settings.log, maxBytes=int(settings.max_log * 2**20), backupCount=1)
+    except OSError as error:
+        print(one_line(f"awsbatch_gahp: the log {settings.log} cannot be opened: {error}. See AWSBATCH_LOG."), file=sys.stderr)
+        return
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+    root.addHandler(handler)
+
+
+def _prepare(service: Service) -> None:
+    """Behind the greeting: log, imports, and the runs that earlier GAHPs left."""
+    _open_log(config.load())
+    log.info("awsbatch_gahp %s starts", __version__)
+    try:
+        service.get()
+    except Refused:
+        return
+    except Exception:
+        log.exception("the program cannot begin its work")
+
+
+def _with_utf8() -> None:
+    """File names are bytes that are read as UTF-8 here; a locale that says otherwise is left by starting anew in UTF-8 mode."""
+    if sys.getfilesystemencoding().lower() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, "-m", "gahp.server"])  # noqa: S606  itself, without a shell
+
+
+def _with_standard_streams() -> None:
+    """A stream that was closed is as good as an empty one; without this, the next file opened would take its number."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def main() -> int:
+    """Serve one client on stdin and stdout. Arguments are those of no gridmanager: a person asking for help gets a sentence."""
+    if len(sys.argv) > 1:
+        print(f"awsbatch_gahp {__version__}: HTCondor's gridmanager starts this program and talks to it on stdin and stdout.")
+        print("It takes no arguments. To talk to it yourself: condor_awsbatch shell. Its knobs: condor_awsbatch config.")
+        return 0 if sys.argv[1] in ("-h", "--help", "--version") else 2
+    _with_utf8()
+    _with_standard_streams()
+    service = Service()
+    server = Server(service)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stop())
+    server.greet()
+    threading.Thread(target=_prepare, args=(service,), name="prepare", daemon=True).start()
+    server.run()
+    service.close()
+    log.info("awsbatch_gahp ends")
+    logging.shutdown()
+    # Threads may be in the midst of a transfer; the journal knows how far they came, and nobody waits for them.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

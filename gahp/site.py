@@ -1,0 +1,84 @@
+"""Puts the rooms together for one site: from the knobs to a Gateway that is ready to start.
+
+The only place that makes boto3 clients, and so the only one that knows where credentials, Region and endpoint come from.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from typing import Any
+
+import boto3
+from botocore.config import Config as ClientConfig
+from botocore.exceptions import BotoCoreError
+
+from gahp.batch import Batch
+from gahp.config import Config
+from gahp.gateway import Gateway, rebuild
+from gahp.journal import Damaged, Journal
+from gahp.model import Refused, Transient, one_line
+from gahp.sandbox import Sandbox
+
+_CONNECT_TIMEOUT_S = 10
+_READ_TIMEOUT_S = 60
+
+
+def clients(config: Config) -> tuple[Any, Any]:
+    """boto3 clients for Batch and S3. Raises Refused when Region or profile are not to be had."""
+    try:
+        session = boto3.Session(profile_name=config.profile or None, region_name=config.region or None)
+        if session.region_name is None:
+            raise Refused("No AWS Region is known: set AWSBATCH_REGION.")
+        endpoint = config.endpoint_url or None
+        # Nothing is retried by botocore: a SubmitJob must not be, and a wait of a minute belongs into a lane that can show it.
+        once = ClientConfig(
+            retries={"mode": "standard", "total_max_attempts": 1},
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            read_timeout=_READ_TIMEOUT_S,
+            max_pool_connections=config.submit_threads + 8,
+        )
+        # S3's calls can all be repeated without harm.
+        again = ClientConfig(
+            retries={"mode": "standard", "total_max_attempts": 4},
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            read_timeout=_READ_TIMEOUT_S,
+            max_pool_connections=4 * config.transfer_threads,
+        )
+        return (
+            session.client("batch", endpoint_url=endpoint, config=once),
+            session.client("s3", endpoint_url=endpoint, config=again),
+        )
+    except BotoCoreError as error:
+        raise Refused(
+            one_line(f"AWS cannot be used: {str(error).rstrip('.')}. See AWSBATCH_PROFILE and AWSBATCH_REGION.")
+        ) from error
+
+
+def open_gateway(config: Config) -> Gateway:
+    """A Gateway for this site, not yet started. Raises Refused with what has to be set or mended first."""
+    config.require()
+    batch_client, s3_client = clients(config)
+    sandbox = Sandbox(s3_client, config.bucket, config.prefix, config.transfer_threads)
+    batch = Batch(
+        batch_client,
+        definition=config.job_definition,
+        attempts=config.attempts,
+        default_runtime_s=config.default_runtime,
+    )
+    return Gateway(config, open_journal(config, sandbox, batch), sandbox, batch)
+
+
+def open_journal(config: Config, sandbox: Sandbox, batch: Batch) -> Journal:
+    """The user's journal; a damaged one is set aside and made anew first. When damage turns up later, this process ends in good
+    order: the next one mends it."""
+    end = partial(os.kill, os.getpid(), signal.SIGTERM)
+    try:
+        return Journal(config.state_dir, on_damage=end)
+    except Damaged as damage:
+        try:
+            rebuild(config.state_dir, sandbox, batch)
+        except (Refused, Transient) as error:
+            raise Refused(f"{damage} It cannot be made anew yet: {error}") from error
+        return Journal(config.state_dir, on_damage=end)

@@ -1,0 +1,191 @@
+"""The program as the gridmanager starts it, without any AWS: greeting, pipes, signals, and what a person sees."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from gahp.cli.client import Client
+
+GAHP = os.path.join(os.path.dirname(sys.executable), "awsbatch_gahp")
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """What the gridmanager gives: little. Nothing is configured."""
+    return {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "LANG": "C",
+        "CONDOR_CONFIG": "ONLY_ENV",
+        "_CONDOR_AWSBATCH_STATE_DIR": str(tmp_path / "state"),
+        "_CONDOR_AWSBATCH_LOG": str(tmp_path / "gahp.log"),
+    }
+
+
+def talk(environment, data, **more):
+    return subprocess.run([GAHP], input=data, env=environment, capture_output=True, timeout=60, check=False, **more)
+
+
+def test_the_greeting_is_the_first_line_and_short(environment):
+    ran = talk(environment, b"")
+    assert re.fullmatch(rb"\$GahpVersion: \d+\.\d+\.\d+ \w{3} \d+ \d{4} awsbatch\\ gahp \$\r\n", ran.stdout)
+    assert len(ran.stdout) < 150
+    assert (ran.returncode, ran.stderr) == (0, b"")
+
+
+def test_plain_pipes_get_the_bare_protocol(environment):
+    ran = talk(environment, b"COMMANDS\r\nVERSION\nQUIT\n")
+    lines = ran.stdout.split(b"\r\n")
+    assert lines[1].startswith(b"S ASYNC_MODE_OFF ASYNC_MODE_ON BLAH_JOB_CANCEL")
+    assert lines[2].startswith(b"S $GahpVersion:")
+    assert lines[3:] == [b"S Server\\ exiting", b""]
+
+
+def test_an_unfinished_last_line_is_no_command(environment):
+    assert talk(environment, b"VERSION\nVERSI").stdout.count(b"\r\n") == 2
+
+
+def test_a_greeting_in_a_locale_that_is_not_utf8_is_the_same(environment):
+    ran = talk({**environment, "LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, b"VERSION\n")
+    assert ran.stdout.count(b"$GahpVersion:") == 2
+
+
+def test_sigterm_ends_it_with_0(environment):
+    process = subprocess.Popen([GAHP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_a_client_that_reads_nothing_cannot_keep_sigterm_from_ending_it(environment):
+    process = subprocess.Popen([GAHP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    process.stdout.readline()
+    os.set_blocking(process.stdin.fileno(), False)
+    refused = 0
+    while refused < 20:  # until it takes no more
+        try:
+            os.write(process.stdin.fileno(), b"COMMANDS\n" * 1000)
+            refused = 0
+        except BlockingIOError:
+            refused += 1
+            threading.Event().wait(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_a_slow_client_gets_every_line(environment):
+    count = 20000
+    process = subprocess.Popen([GAHP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    writer = threading.Thread(target=lambda: (process.stdin.write(b"COMMANDS\n" * count + b"QUIT\n"), process.stdin.flush()))
+    writer.start()
+    threading.Event().wait(0.5)
+    out = process.stdout.read()
+    writer.join()
+    assert out.count(b"\nS ASYNC_MODE_OFF") == count
+    assert out.endswith(b"S Server\\ exiting\r\n")
+    assert process.wait(20) == 0
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_a_closed_standard_input_is_the_end_of_input(environment):
+    ran = subprocess.run(["bash", "-c", f"'{GAHP}' <&-"], env=environment, capture_output=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout[:14]) == (0, b"$GahpVersion: ")
+
+
+def test_a_reader_that_has_gone_ends_it(environment):
+    process = subprocess.Popen([GAHP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    process.stdout.readline()
+    process.stdout.close()
+    process.stdin.write(b"VERSION\n")
+    process.stdin.flush()
+    assert process.wait(20) == 0
+    process.stdin.close()
+
+
+def test_without_configuration_every_request_says_what_to_set_and_the_server_goes_on(environment):
+    with Client([GAHP], environment) as client:
+        for command, *arguments in (
+            ("BLAH_PING", "awsbatch"),
+            ("BLAH_JOB_SUBMIT", '[ Cmd = "/bin/true"; Iwd = "/tmp" ]'),
+            ("BLAH_JOB_STATUS", "awsbatch/20261122/x"),
+            ("BLAH_JOB_CANCEL", "awsbatch/20261122/x"),
+        ):
+            code, message, *_ = client.perform(command, *arguments)
+            assert code == "1"
+            assert message.startswith("AWSBATCH_JOB_QUEUE is not set: give it in HTCondor's configuration")
+
+
+def test_a_knob_that_is_set_later_is_seen_without_a_new_start(environment, tmp_path):
+    config = tmp_path / "condor_config"
+    config.write_text("# nothing yet\n")
+    with Client([GAHP], {**environment, "CONDOR_CONFIG": str(config)}) as client:
+        assert "AWSBATCH_JOB_QUEUE is not set" in client.perform("BLAH_PING", "awsbatch")[1]
+        config.write_text("AWSBATCH_JOB_QUEUE = q\n")
+        message, tries = "AWSBATCH_JOB_QUEUE is not set", 0
+        while "AWSBATCH_JOB_QUEUE is not set" in message and tries < 200:
+            message = client.perform("BLAH_PING", "awsbatch")[1]
+            tries += 1
+            threading.Event().wait(0.1)
+        assert "AWSBATCH_JOB_DEFINITION is not set" in message
+
+
+def test_thousands_of_random_lines_leave_it_alive_with_one_return_line_each(environment):
+    chance = random.Random(5)
+    words = [
+        b"BLAH_PING",
+        b"RESULTS",
+        b"COMMANDS",
+        b"ASYNC_MODE_ON",
+        b"9",
+        b"awsbatch",
+        b"\\",
+        b"\0",
+        b"\xff",
+        b" ",
+        b"NULL",
+        b"[ Cmd",
+    ]
+    lines = []
+    for _ in range(3000):
+        line = b" ".join(chance.choices(words, k=chance.randrange(6)))
+        # A backslash before the line end would carry the token on into the next line.
+        lines.append(line.rstrip(b"\\ ") + b"x")
+    ran = talk(environment, b"".join(line + chance.choice([b"\n", b"\r\n"]) for line in lines) + b"QUIT\n")
+    assert ran.returncode == 0
+    assert ran.stdout.endswith(b"S Server\\ exiting\r\n")
+    returned = [line for line in ran.stdout.split(b"\r\n")[1:-1] if line[:2] in (b"S", b"S ", b"E ", b"F ")]
+    assert len(returned) == len(lines) + 1
+
+
+def test_the_log_is_for_its_user_alone(environment, tmp_path):
+    talk(environment, b"")
+    with Client([GAHP], environment) as client:
+        client.perform("BLAH_PING", "awsbatch")
+    assert (tmp_path / "gahp.log").stat().st_mode & 0o777 == 0o600
+    assert "AWSBATCH_JOB_QUEUE is not set" in (tmp_path / "gahp.log").read_text()
+
+
+def test_a_log_that_cannot_be_opened_is_one_line_on_stderr_and_stops_nothing(environment):
+    environment["_CONDOR_AWSBATCH_LOG"] = "/proc/no/such/gahp.log"
+    with Client([GAHP], environment) as client:
+        assert client.perform("BLAH_PING", "awsbatch")[0] == "1"
+    ran = subprocess.run([GAHP], input=b"BLAH_PING 2 x\n", env=environment, capture_output=True, timeout=60, check=False)
+    assert ran.returncode == 0
+    assert ran.stderr.count(b"\n") <= 1
+
+
+def test_a_person_who_asks_for_help_is_told_where_to_go(environment):
+    ran = subprocess.run([GAHP, "--help"], env=environment, capture_output=True, text=True, check=True)
+    assert "condor_awsbatch shell" in ran.stdout
+    assert subprocess.run([GAHP, "--wrong"], env=environment, capture_output=True, check=False).returncode == 2
