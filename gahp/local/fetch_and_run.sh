@@ -1,0 +1,1 @@
+../../image/fetch_and_run.sh
