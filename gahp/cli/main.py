@@ -1,0 +1,61 @@
+"""The dispatcher of `condor_awsbatch`: finds the verb's module, runs it, and turns what goes wrong into one line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from types import ModuleType
+
+from gahp import __version__
+from gahp.model import Refused, Transient
+
+VERBS = ("config", "create", "delete", "demo", "doctor", "image", "install", "local", "orphans", "shell", "uninstall", "update")
+
+
+def _module(verb: str) -> ModuleType:
+    """The module of a verb, loaded only when it is used: extras that others need may not be installed."""
+    return importlib.import_module(f"gahp.cli.{verb}")
+
+
+def _parser(verbs: tuple[str, ...]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="condor_awsbatch", description="HTCondor jobs on AWS Batch: look, try out, set up.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"condor_awsbatch {__version__}")
+    commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in verbs:
+        module = _module(verb)
+        module.add_arguments(commands.add_parser(verb, help=module.SUMMARY, description=module.SUMMARY, allow_abbrev=False))
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb. Exit codes: 0 done, 1 it could not be done, 2 the words were wrong, 130 interrupted."""
+    words = sys.argv[1:] if arguments is None else arguments
+    # Only the verb that is asked for is loaded; help and unknown words need them all.
+    verbs = (words[0],) if words and words[0] in VERBS else VERBS
+    try:
+        options = _parser(verbs).parse_args(words)
+        return int(_module(options.verb).run(options))
+    except (Refused, Transient) as error:
+        print(f"condor_awsbatch: {error}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f"condor_awsbatch: {error.name or error} is not installed: pip install 'awsbatch-gahp[cli,local]'", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("condor_awsbatch: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone, as `head` does; Python must not complain about it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"condor_awsbatch: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

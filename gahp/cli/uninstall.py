@@ -1,0 +1,34 @@
+"""`condor_awsbatch uninstall`: take 50-awsbatch.conf out of HTCondor's configuration again."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gahp.cli import install
+from gahp.model import Refused
+
+SUMMARY = "take 50-awsbatch.conf out of HTCondor's configuration"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    install.add_place(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    path = Path(install.directory(options.directory), install.FILE_NAME)
+    text = install.read(path)
+    if text is None:
+        print(f"{path} is not there; nothing was changed.")
+        return 0
+    if options.dry_run:
+        print(f"{path} would be removed; nothing was changed.")
+        return 0
+    if not install.as_installed(text):
+        install.keep_copy(path, options.force)
+    try:
+        path.unlink()
+    except OSError as error:
+        raise Refused(f"{path} cannot be removed: {error.strerror}.") from error
+    print(f"{path} was removed. For running daemons: condor_reconfig. Journals and logs of users stay where they are.")
+    return 0

@@ -1,0 +1,186 @@
+"""`condor_awsbatch install` and `uninstall`: what they write, what they leave alone, what they say."""
+
+import argparse
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from gahp.cli import install, uninstall
+from gahp.config import KNOBS
+from gahp.model import Refused
+
+SAMPLE = Path(__file__).resolve().parents[2] / "condor_config.d" / install.FILE_NAME
+SITE = ["--queue", "queue", "--definition", "definition:3", "--s3", "s3://bucket/pre/fix", "--region", "eu-central-1"]
+
+
+def call(module, *words):
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    return module.run(parser.parse_args([str(word) for word in words]))
+
+
+@pytest.fixture
+def program(tmp_path):
+    path = tmp_path / "awsbatch_gahp"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def condor(tmp_path, monkeypatch):
+    """A condor_config_val that reads the files of a folder, later ones last; the folder."""
+    commands, folder = tmp_path / "bin", tmp_path / "config.d"
+    commands.mkdir()
+    folder.mkdir()
+    fake = commands / "condor_config_val"
+    fake.write_text(
+        "#!/bin/sh\n"
+        '[ "$1" = LOCAL_CONFIG_DIR ] && { echo /nowhere, ' + str(folder) + "; exit 0; }\n"
+        "for name; do :; done\n"
+        "line=$(cat " + str(folder) + '/*.conf 2>/dev/null | grep "^$name = " | tail -n 1)\n'
+        '[ -n "$line" ] || { echo "Not defined: $name" >&2; exit 1; }\n'
+        'echo "${line#* = }" | sed "s/\\$([A-Z_]*) *//"\n'
+        '[ "$1" = -verbose ] && echo " # at: somewhere, line 7"\n'
+        "exit 0\n"
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:/usr/bin:/bin")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A configuration folder on a machine without HTCondor."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    path = tmp_path / "config.d"
+    path.mkdir()
+    return path
+
+
+def test_the_sample_is_what_install_writes_for_a_site_that_sets_nothing():
+    """When the table of knobs has changed, write what is asked for here into the sample."""
+    assert SAMPLE.read_text() == install.render("/usr/local/bin/awsbatch_gahp", {})
+
+
+def test_the_file_has_every_knob_with_its_sentence_and_no_comment_behind_a_value():
+    text = install.render("/opt/gahp", {"AWSBATCH_JOB_QUEUE": "q"})
+    for knob in KNOBS:
+        assert f"# {knob.sentence} (" in text
+        assert f"\n{'' if knob.name == 'AWSBATCH_JOB_QUEUE' else '#'}{knob.name} =" in text
+    values = [line for line in text.splitlines() if " = " in line and not line.startswith("#")]
+    assert not [line for line in values if "#" in line]
+
+
+def test_install_fills_in_the_values_and_says_where(folder, program, capsys):
+    assert call(install, *SITE, "--set", "AWSBATCH_POLL_INTERVAL=7", "--gahp", program, "--directory", folder) == 0
+    path = folder / install.FILE_NAME
+    said = capsys.readouterr().out
+    assert f"{path} was written." in said
+    assert "condor_config_val was not found" in said
+    values = install.values_of(path.read_text())
+    assert values == {
+        "AWSBATCH_JOB_QUEUE": "queue",
+        "AWSBATCH_JOB_DEFINITION": "definition:3",
+        "AWSBATCH_S3_URL": "s3://bucket/pre/fix",
+        "AWSBATCH_REGION": "eu-central-1",
+        "AWSBATCH_POLL_INTERVAL": "7",
+    }
+    assert f"AWSBATCH_GAHP = {program}\n" in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert os.listdir(folder) == [install.FILE_NAME]
+
+
+def test_install_again_changes_nothing_and_keeps_the_values_it_is_not_given(folder, program, capsys):
+    place = ["--gahp", program, "--directory", folder]
+    call(install, *SITE, *place)
+    before = (folder / install.FILE_NAME).read_text()
+    assert call(install, *place) == 0
+    assert "is up to date" in capsys.readouterr().out
+    assert (folder / install.FILE_NAME).read_text() == before
+    call(install, "--queue", "other", *place)
+    assert "was replaced" in capsys.readouterr().out
+    values = install.values_of((folder / install.FILE_NAME).read_text())
+    assert (values["AWSBATCH_JOB_QUEUE"], values["AWSBATCH_JOB_DEFINITION"]) == ("other", "definition:3")
+
+
+def test_a_dry_run_prints_the_file_and_writes_none(folder, program, capsys):
+    assert call(install, *SITE, "--gahp", program, "--directory", folder, "--dry-run") == 0
+    said = capsys.readouterr()
+    assert "AWSBATCH_JOB_QUEUE = queue\n" in said.out
+    assert "nothing was changed" in said.err
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize("verb", [install, uninstall])
+def test_a_file_changed_by_hand_stays_unless_forced_and_then_a_copy_does(folder, program, verb):
+    path = folder / install.FILE_NAME
+    call(install, *SITE, "--gahp", program, "--directory", folder)
+    changed = path.read_text() + "MY_OWN = 1\n"
+    path.write_text(changed)
+    words = ["--directory", folder, *(["--gahp", program] if verb is install else [])]
+    with pytest.raises(Refused, match=r"was changed by hand.*--force"):
+        call(verb, *words)
+    assert path.read_text() == changed
+    assert call(verb, *words, "--force") == 0
+    assert Path(f"{path}~").read_text() == changed
+    assert path.exists() == (verb is install)
+
+
+def test_uninstall_takes_away_what_install_wrote(folder, program, capsys):
+    call(install, *SITE, "--gahp", program, "--directory", folder)
+    call(uninstall, "--directory", folder, "--dry-run")
+    assert (folder / install.FILE_NAME).exists()
+    assert call(uninstall, "--directory", folder) == 0
+    assert "was removed" in capsys.readouterr().out
+    assert os.listdir(folder) == []
+    assert call(uninstall, "--directory", folder) == 0
+    assert "is not there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "AWSBATCH_JOB_QUEUE is not set: give --queue"),
+        (["--queue", "q"], "AWSBATCH_JOB_DEFINITION is not set: give --definition"),
+        ([*SITE, "--s3", "bucket"], "is not of the form s3://BUCKET/PREFIX"),
+        ([*SITE, "--set", "AWSBATCH_NO_SUCH=1"], "There is no knob AWSBATCH_NO_SUCH"),
+        ([*SITE, "--set", "nothing"], "give KNOB=VALUE"),
+        ([*SITE, "--set", "AWSBATCH_PROFILE=a\nEVIL = 1"], "is not one line of plain text"),
+        ([*SITE, "--set", "AWSBATCH_POLL_INTERVAL=often"], "is not a number"),
+        ([*SITE, "--gahp", "/no/such/program"], "is not a program that can be run"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_with_what_to_do_and_writes_nothing(folder, program, words, reason):
+    with pytest.raises(Refused, match=reason):
+        call(install, "--gahp", program, "--directory", folder, *words)
+    assert os.listdir(folder) == []
+
+
+def test_a_folder_that_is_not_there_is_refused_in_a_sentence(tmp_path, program, folder):
+    with pytest.raises(Refused, match=r"cannot be written: No such file or directory"):
+        call(install, *SITE, "--gahp", program, "--directory", tmp_path / "missing")
+
+
+def test_install_finds_htcondors_folder_and_has_condor_config_val_confirm_every_setting(condor, program, capsys):
+    assert call(install, *SITE, "--gahp", program) == 0
+    assert (condor / install.FILE_NAME).exists()
+    assert "HTCondor has every setting of it" in capsys.readouterr().out
+
+
+def test_a_later_file_that_says_otherwise_about_the_site_is_an_error_with_its_place(condor, program, capsys):
+    (condor / "99-local.conf").write_text("AWSBATCH_JOB_QUEUE = elsewhere\n")
+    assert call(install, *SITE, "--gahp", program) == 1
+    said = capsys.readouterr().err
+    assert "AWSBATCH_JOB_QUEUE is elsewhere and not queue: see somewhere, line 7" in said
+    assert "does not have the last word" in said
+
+
+def test_a_later_file_that_tunes_htcondor_is_told_and_no_error(condor, program, capsys):
+    (condor / "99-local.conf").write_text("SCHEDD_MIN_INTERVAL = 3\n")
+    assert call(install, *SITE, "--gahp", program) == 0
+    said = capsys.readouterr()
+    assert "SCHEDD_MIN_INTERVAL is 3 and not 1" in said.err
+    assert "all other settings" in said.out
