@@ -1,0 +1,110 @@
+"""The GAHP dies at one point after the other, before and after each journal write, AWS call, rename and answer; another goes on.
+
+In each case exactly one Batch job is made for each submission, the program runs once, the output is complete, and nothing is left
+running.
+"""
+
+import sqlite3
+import time
+from collections import Counter
+
+import pytest
+
+from tests.chaos.gridmanager import Gridmanager, Job, batch_jobs, doubles, unfinished
+
+PLAIN = [
+    *("write new run", "answer BLAH_JOB_SUBMIT", "HeadObject", "PutObject", "PutObject 2", "write STAGED", "write SUBMITTING"),
+    *("DescribeJobQueues", "SubmitJob", "write SUBMITTED", "DescribeJobs", "write started", "write confirmed"),
+    *("answer BLAH_JOB_STATUS", "write COLLECTING", "GetObject", "placing", "rename", "rename 2", "write COMPLETED"),
+]
+REMOVE = ["write wanted REMOVE", "TerminateJob", "answer BLAH_JOB_CANCEL", "write COLLECTING", "write REMOVED"]
+HOLD = ["write wanted REMOVE", "TerminateJob", "write REMOVED", "write new run 2", "SubmitJob 2"]
+SUSPEND = ["write wanted HOLD", "CancelJob", "write SUSPENDED", "answer BLAH_JOB_HOLD", "answer BLAH_JOB_RESUME", "SubmitJob 2"]
+# Behind the first death another one: what is done only by a GAHP that takes over.
+CHAINS = [
+    ["SubmitJob before", "ListJobs before"],
+    ["SubmitJob after", "ListJobs after"],
+    ["write SUBMITTING after", "write adoption before"],
+    ["write SUBMITTED before", "write adoption after"],
+    ["write SUBMITTING after", "write STAGED before"],
+    ["write SUBMITTING after", "write STAGED after"],
+    ["SubmitJob after", "write SUBMITTED before", "write SUBMITTED after", "rename before", "rename after"],
+    ["write new run before", "answer BLAH_JOB_SUBMIT before", "answer BLAH_JOB_SUBMIT before"],
+]
+CASES = [
+    *[("", [f"{point} {side}"]) for point in PLAIN for side in ("before", "after")],
+    *[("remove", [f"{point} {side}"]) for point in REMOVE for side in ("before", "after")],
+    *[("hold", [f"{point} {side}"]) for point in HOLD for side in ("before", "after")],
+    *[("suspend", [f"{point} {side}"]) for point in SUSPEND for side in ("before", "after")],
+    *[("", chain) for chain in CHAINS],
+]
+NUMBERS = {f"{fate or 'plain'}: {', '.join(points)}": 5 * number for number, (fate, points) in enumerate(CASES, 1)}
+
+
+def parse(point):
+    """ "SubmitJob 2 after" is the second passing of "SubmitJob after"."""
+    *words, side = point.split()
+    number = int(words.pop()) if words[-1].isdigit() else 1
+    return f"{' '.join(words)} {side}", number
+
+
+def live_through(aws, home, number, fate, points):
+    """One job of that fate under GAHPs that die at `points`; all that went wrong."""
+    if fate == "suspend":
+        aws.faults.stuck(name=f"{number}-0-" + "?" * 16)  # the first submission only
+    job = Job(home, number, fate, sleep_s=30 if fate == "remove" else 3 if fate == "hold" else 0.1, act_after_s=0.3)
+    gridmanager = Gridmanager(aws, home, [job])
+    gridmanager.run([parse(point) for point in points], limit_s=60)
+    runs = {job_id.rpartition("/")[2] for job_id in job.ids}
+    names = {name for run in runs for name in (run, f"{run}-1")}
+    with gridmanager.one_more():  # what was asked for and not done yet is done by the next one
+        left = unfinished(aws, names)
+        states = journal_states(home / "state" / "journal.sqlite", runs)
+    rows = [row for row in batch_jobs(aws) if row["jobName"].startswith(f"{number}-0-")]
+    problems = job.wrong()
+    if len(states) != len(runs) or not set(states) <= {"COMPLETED", "REMOVED", "HELD"}:
+        problems.append(f"the journal knows {len(states)} of {len(runs)} runs, as {states}")
+    problems += [f"a Batch job of no run: {row['jobName']}" for row in rows if row["jobName"] not in names]
+    problems += [f"left running: {name}" for name in left] + [f"made twice: {name}" for name in doubles(rows)]
+    if gridmanager.deaths != len(points):
+        problems.append(f"died {gridmanager.deaths} times instead of {len(points)}: the point was not passed")
+    return problems
+
+
+def journal_states(path, runs):
+    """What the journal says of each run in the end; a removal may come some moments after its answer."""
+    connection = sqlite3.connect(path)
+    until = time.monotonic() + 5
+    try:
+        while True:
+            marks = ", ".join("?" * len(runs))
+            rows = connection.execute(f"SELECT name, state FROM runs WHERE name IN ({marks})", sorted(runs)).fetchall()
+            states = [state for _, state in rows]
+            if all(state in ("COMPLETED", "REMOVED", "HELD") for state in states) or time.monotonic() > until:
+                return states
+            time.sleep(0.1)
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(("fate", "points"), CASES, ids=list(NUMBERS))
+def test_dying_at(chaos_aws, tmp_path, fate, points, request):
+    assert live_through(chaos_aws, tmp_path, NUMBERS[request.node.callspec.id], fate, points) == []
+
+
+def test_every_point_that_is_passed_has_its_case(chaos_aws, tmp_path):
+    """So that no write and no call is added without being died at."""
+    passed = Counter()
+    for number, fate in zip((1000, 1005, 1010), ("", "remove", "suspend"), strict=True):
+        if fate == "suspend":
+            chaos_aws.faults.stuck(name=f"{number}-0-" + "?" * 16)
+        home = tmp_path / str(number)
+        home.mkdir()
+        job = Job(home, number, fate, sleep_s=30 if fate == "remove" else 0.1, act_after_s=0.3)
+        gridmanager = Gridmanager(chaos_aws, home, [job])
+        gridmanager.environment["TRACE"] = str(home / "trace")
+        gridmanager.run(limit_s=60)
+        assert job.wrong() == []
+        passed.update((home / "trace").read_text().splitlines())
+    covered = {parse(point)[0] for _, points in CASES for point in points}
+    assert set(passed) - covered == set()
