@@ -1,0 +1,133 @@
+"""What goes wrong around a job: processes killed, a GAHP that does not start, an AWS that is away. Each job still runs once."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.condor.jobs import (
+    EXECUTING,
+    GRID_SUBMITTED,
+    RESOURCE_DOWN,
+    RESOURCE_UP,
+    TERMINATED,
+    Case,
+    until,
+)
+
+BASH = "#!/bin/bash\n"
+VICTIMS = {"gahp": "awsbatch_gahp", "gridmanager": "condor_gridmanager", "schedd": "condor_schedd"}
+
+
+def kill(site, name):
+    """kill -9 of every process of that name, which must be there; returns their ids."""
+    processes = until(lambda: processes_of(site, name), f"no {name} runs")
+    for process in processes:
+        os.kill(process.pid, signal.SIGKILL)
+    psutil.wait_procs(processes, timeout=10)
+    return [process.pid for process in processes]
+
+
+def processes_of(site, name):
+    words = ("gahp.server", "awsbatch_gahp") if name == "gahp" else (VICTIMS[name],)
+    return [process for word in words for process in site.pool.processes(word)]
+
+
+def pause(seconds):
+    """How long a fault lasts: nothing is waited for but that it does harm."""
+    time.sleep(seconds)
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_jobs_survive_kill_9_while_idle_running_and_finishing_and_each_runs_once(site, victim):
+    """Killed while the jobs are handed over, while they run, and when they end; every job has one Batch job in the end."""
+    program = BASH + 'echo "$1"; sleep "$2"'
+    submit = "output = out.$(Process)\narguments = $(Process) $(Seconds)"
+    jobs = site.submit(Case(program, submit, queue="queue Seconds from (\n1\n1\n6\n6\n20\n20\n)"), f"kill-{victim}")
+    until(lambda: any("GridJobId" in job.ad for job in jobs), "no submit begins")
+    kill(site, victim)
+    jobs[2].wait(EXECUTING, TERMINATED)
+    kill(site, victim)
+    jobs[2].wait(TERMINATED)
+    if processes_of(site, victim):
+        kill(site, victim)
+    for number, job in enumerate(jobs):
+        job.finish()
+        assert job.text(f"out.{number}") == f"{number}\n"
+        (batch,) = job.batch_over()
+        assert batch["status"] == "SUCCEEDED"
+
+
+def test_a_gahp_that_cannot_start_shows_as_event_026_and_recovers_without_help(site):
+    program = site.pool.folder / "bin" / "awsbatch_gahp"
+    away = program.with_name("away")
+    program.rename(away)
+    try:
+        (job,) = site.submit(Case(BASH + "echo at last"), "no-gahp")
+        for process in processes_of(site, "gahp"):
+            process.kill()
+        job.wait(RESOURCE_DOWN)
+        assert job.count(GRID_SUBMITTED) == 0
+    finally:
+        away.rename(program)
+    assert job.finish().text() == "at last\n"
+    assert job.count(RESOURCE_UP) >= 1
+    assert len(job.batch()) == 1
+
+
+def test_an_aws_that_cannot_be_reached_for_a_while_is_no_failure_of_any_job(site):
+    """Jobs in every phase: one submitted meanwhile, one that ends meanwhile, one that runs on."""
+    ending, running = (site.submit(Case(BASH + f"sleep {seconds}; echo done"), f"away-{seconds}")[0] for seconds in (4, 25))
+    for job in (ending, running):
+        job.wait(EXECUTING)
+    with site.gate.closed():
+        (new,) = site.submit(Case(BASH + "echo done"), "away-new")
+        until(lambda: site.gate.refused >= 10, "nobody asked for AWS meanwhile")
+        pause(60)
+        for job in (ending, running, new):
+            assert job.attribute("JobStatus") in (1, 2)
+    for job in (ending, running, new):
+        assert job.finish().text() == "done\n"
+        assert len(job.batch_over()) == 1
+
+
+def test_credentials_that_expire_and_come_back_are_no_failure_of_any_job(site):
+    (running,) = site.submit(Case(BASH + "sleep 25; echo done"), "expired-running")
+    running.wait(EXECUTING)
+    site.aws.faults.expire_credentials()
+    try:
+        (new,) = site.submit(Case(BASH + "echo done"), "expired-new")
+        until(lambda: "GridJobId" in new.ad, "the submit does not begin")
+        pause(8)
+        for job in (running, new):
+            assert job.attribute("JobStatus") in (1, 2)
+    finally:
+        site.aws.faults.clear("expired")
+    for job in (running, new):
+        assert job.finish().text() == "done\n"
+        assert len(job.batch_over()) == 1
+
+
+def test_a_host_that_goes_away_costs_a_job_its_progress_and_nothing_else(site):
+    folder = site.folder("ran")
+    (job,) = site.submit(Case(BASH + f"[ -e {folder}/once ] && echo again && exit; touch {folder}/once; sleep 600"), "vanished")
+    job.wait(EXECUTING)
+    until((folder / "once").exists, "the program does not start")
+    (batch,) = job.batch()
+    assert site.aws.faults.vanish(batch["jobId"])
+    assert job.finish().text() == "again\n"
+    (batch,) = job.batch()
+    assert len(batch["attempts"]) == 2
+    assert job.attribute("NumRestarts") == 1
+
+
+def test_a_submit_whose_reply_is_lost_makes_one_batch_job(site):
+    site.aws.faults.lose_reply("SubmitJob", count=2)
+    jobs = site.submit(Case(BASH + "echo once", "output = out.$(Process)", queue="queue 4"), "lost-reply")
+    for number, job in enumerate(jobs):
+        assert job.finish().text(f"out.{number}") == "once\n"
+        assert len(job.batch_over()) == 1
+    assert [fault["count"] for fault in site.aws.faults.listed() if fault["kind"] == "lost_reply"] == [0]
+    site.aws.faults.clear("lost_reply")
