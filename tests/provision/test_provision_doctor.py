@@ -1,0 +1,211 @@
+"""The doctor finds each thing that is wrong, says how to mend it, and runs a real job when nothing is."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from gahp import config
+from gahp.provision import checks, doctor
+from gahp.provision.checks import Failed
+from gahp.provision.doctor import Status
+
+NAMES = [test.name for test in checks.CHECKS]
+
+
+class Site:
+    """A configuration for entities that `create` made, and findings by name."""
+
+    def __init__(self, bench, tmp_path):
+        self.bench = bench
+        gahp = tmp_path / "awsbatch_gahp"
+        gahp.write_text("#!/bin/sh\n")
+        gahp.chmod(0o755)
+        self.knobs = {
+            "AWSBATCH_GAHP": str(gahp),
+            "AWSBATCH_JOB_QUEUE": f"{bench.prefix}-job-queue",
+            "AWSBATCH_JOB_DEFINITION": f"{bench.prefix}-job-definition",
+            "AWSBATCH_S3_URL": f"s3://{bench.prefix}-bucket/{bench.prefix}",
+            "AWSBATCH_REGION": "us-west-2",
+            "AWSBATCH_ENDPOINT_URL": bench.aws.endpoint,
+            "AWSBATCH_STATE_DIR": str(tmp_path / "state"),
+        }
+
+    def examine(self, probe_limit_s=None, **knobs):
+        lookup = {**self.knobs, **knobs}.get
+        found = doctor.examine(
+            config.load(lookup), lookup, probe_limit_s=probe_limit_s, make_clients=lambda config: self.bench.clients
+        )
+        return {finding.name: finding for finding in found}
+
+    def only(self, name, status, **knobs):
+        """The finding of `name`, which has `status`; all others are well."""
+        found = self.examine(**knobs)
+        finding = found.pop(name)
+        assert finding.status is status, finding
+        assert {other.name: other.text for other in found.values() if other.status is not Status.OK} == {}
+        return finding
+
+
+@pytest.fixture
+def site(bench, tmp_path, monkeypatch):
+    for name, value in bench.aws.environment().items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    bench.create()
+    return Site(bench, tmp_path)
+
+
+def test_all_is_well_after_create_and_a_real_job_runs(site):
+    found = site.examine(probe_limit_s=60)
+    assert list(found) == [*NAMES, "probe job"]
+    assert {finding.name: finding.text for finding in found.values() if finding.status is not Status.OK} == {}
+    assert "all its output came back after" in found["probe job"].text
+    for word in ("staged in", "waited", "ran", "staged out"):
+        assert f"{word} " in found["probe job"].text
+    assert "2 vCPUs at a time" in found["compute environments"].text
+    assert "1 vCPUs, 500 MiB" in found["job definition"].text
+    s3 = site.bench.clients("s3")
+    assert "Contents" not in s3.list_objects_v2(Bucket=f"{site.bench.prefix}-bucket", Prefix=f"{site.bench.prefix}/runs/")
+
+
+@pytest.mark.parametrize(
+    ("knobs", "text"),
+    [
+        ({"AWSBATCH_S3_URL": None}, "AWSBATCH_S3_URL is not set"),
+        ({"AWSBATCH_GAHP": "/nowhere/awsbatch_gahp"}, "is not a program that can be run"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_the_first_line(site, knobs, text):
+    finding = site.examine(**knobs)["configuration"]
+    assert finding.status is Status.FAILED and text in finding.text and finding.mend
+
+
+def test_without_a_gahp_in_htcondor_it_advises_to_install(site):
+    assert "condor_awsbatch install" in site.only("configuration", Status.ADVICE, AWSBATCH_GAHP=None).mend
+
+
+def test_credentials_that_aws_does_not_take_are_told_and_what_needs_them_is_skipped(site):
+    site.bench.aws.faults.expire_credentials()
+    found = site.examine(probe_limit_s=60)
+    assert found["credentials"].status is Status.FAILED
+    assert "AWS does not take the credentials (ExpiredToken" in found["credentials"].text
+    assert found["job queue"].status is Status.SKIPPED and found["probe job"].status is Status.SKIPPED
+    # AWS's refusal has the time, too.
+    assert found["clock"].status is Status.OK
+
+
+@pytest.mark.parametrize(("ahead", "status"), [(0, Status.OK), (60, Status.ADVICE), (-400, Status.FAILED)])
+def test_a_clock_that_is_off_is_noticed(site, monkeypatch, ahead, status):
+    now = time.time
+    patient = checks.Patient(config.load(site.knobs.get), site.knobs.get, lambda config: site.bench.clients)
+    checks.credentials(patient)
+    monkeypatch.setattr(checks.time, "time", lambda: now() + ahead)
+    assert doctor._look(checks.Test("clock", checks.clock), patient).status is status
+
+
+def test_a_region_that_does_not_match_an_arn_is_told(site):
+    arn = "arn:aws:batch:eu-west-1:123456789012:job-queue/q"
+    finding = site.examine(AWSBATCH_JOB_QUEUE=arn)["region"]
+    assert finding.status is Status.FAILED and f"AWSBATCH_JOB_QUEUE = {arn} is not in us-west-2." in finding.text
+
+
+def test_a_queue_that_is_not_there_disabled_or_invalid_is_told(site):
+    batch, name = site.bench.clients("batch"), f"{site.bench.prefix}-job-queue"
+    assert "There is no job queue none in us-west-2." in site.examine(AWSBATCH_JOB_QUEUE="none")["job queue"].text
+    batch.update_job_queue(jobQueue=name, state="DISABLED")
+    assert site.only("job queue", Status.FAILED).text == f"{name} is DISABLED."
+    batch.update_job_queue(jobQueue=name, state="ENABLED")
+    site.bench.aws.faults.entity_status(name, "INVALID", "no environment")
+    assert site.only("job queue", Status.FAILED).text == f"{name} is INVALID: no environment."
+
+
+def test_environments_that_cannot_take_jobs_are_told(site):
+    batch, name = site.bench.clients("batch"), f"{site.bench.prefix}-compute-env"
+    batch.update_compute_environment(computeEnvironment=name, computeResources={"maxvCpus": 0})
+    assert "none of them has room" in site.examine()["compute environments"].text
+    batch.update_compute_environment(computeEnvironment=name, state="DISABLED")
+    found = site.examine()["compute environments"]
+    assert found.status is Status.FAILED and f"{name} is VALID and DISABLED" in found.text
+
+
+def test_a_definition_that_asks_for_more_than_there_is_or_is_gone_is_told(site):
+    site.bench.edit("sample-job-definition.json", lambda document: document["containerProperties"].update(vcpus=4))
+    site.bench.create()
+    found = site.examine()
+    assert "asks for 4 vCPUs, and no environment has more than 2" in found["job definition"].text
+    gone = site.examine(AWSBATCH_JOB_DEFINITION="none")
+    assert "There is no ACTIVE job definition none" in gone["job definition"].text
+    assert gone["policy"].text == "not looked at, because of job definition"
+
+
+def test_a_definition_for_fargate_on_hosts_is_told(site):
+    name = f"{site.bench.prefix}-fargate"
+    path = site.bench.edit("fargate-job-definition.json", lambda document: document.update(jobDefinitionName=name))
+    made = site.bench.create(job_definition=str(path))
+    finding = site.examine(AWSBATCH_JOB_DEFINITION=made.job_definition.name)["job definition"]
+    assert "is for FARGATE, and the queue's environments are EC2" in finding.text
+
+
+def test_a_bucket_that_is_not_there_or_not_writable_is_told(site):
+    missing = site.examine(AWSBATCH_S3_URL="s3://none-such-bucket/x")["bucket"]
+    assert "There is no the bucket" not in missing.text and "none-such-bucket" in missing.text
+    assert missing.status is Status.FAILED and "create" in missing.mend
+    site.bench.aws.faults.fail("s3:PutObject", status=403, code="AccessDenied", message="Access Denied")
+    finding = site.only("bucket", Status.FAILED)
+    assert "may not do s3:PutObject" in finding.text
+
+
+def test_a_job_role_that_may_do_too_much_is_a_note(site):
+    wide = {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}}
+    site.bench.clients("iam").put_role_policy(RoleName="batchJobRole", PolicyName="wide", PolicyDocument=json.dumps(wide))
+    finding = site.only("policy", Status.ADVICE)
+    assert "The job role batchJobRole may do more" in finding.text and "conf/iam/job-role.json" in finding.mend
+
+
+@pytest.mark.parametrize(
+    ("statement", "wide"),
+    [
+        ({"Effect": "Allow", "Action": "*", "Resource": "*"}, True),
+        ({"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": ["arn:aws:s3:::*/*"]}, True),
+        ({"Effect": "Deny", "Action": "*", "Resource": "*"}, False),
+        ({"Effect": "Allow", "Action": "s3:*", "Resource": "arn:aws:s3:::mine/*"}, False),
+        ({"Effect": "Allow", "Action": "ecs:Submit*", "Resource": "*"}, False),
+    ],
+)
+def test_wide_is_everything_on_every_bucket(statement, wide):
+    assert checks.is_wide({"Version": "2012-10-17", "Statement": [statement]}) is wide
+
+
+def test_logs_that_may_not_be_read_are_a_note(site):
+    message = "User: arn:aws:iam::1:user/jo is not authorized to perform: logs:DescribeLogStreams on resource: x"
+    site.bench.aws.faults.fail("logs:*", status=400, code="AccessDeniedException", message=message)
+    assert "may not do logs:DescribeLogStreams on x" in site.only("logs", Status.ADVICE).text
+
+
+def test_a_probe_job_that_does_not_start_is_ended_and_told_with_its_state(site):
+    site.bench.aws.faults.stuck(f"{site.bench.prefix}-job-queue")
+    finding = site.examine(probe_limit_s=1.5)["probe job"]
+    assert finding.status is Status.FAILED
+    assert "The probe job is still RUNNABLE after 1.5 s" in finding.text
+    batch = site.bench.clients("batch")
+    left = batch.list_jobs(jobQueue=f"{site.bench.prefix}-job-queue", jobStatus="RUNNABLE")["jobSummaryList"]
+    assert left == []
+
+
+def test_a_probe_job_whose_image_cannot_be_pulled_is_told_with_the_reason(site):
+    site.bench.aws.faults.pull_error(message="CannotPullContainerError: manifest unknown")
+    finding = site.examine(probe_limit_s=60)["probe job"]
+    assert finding.status is Status.FAILED and "CannotPullContainerError: manifest unknown" in finding.text
+
+
+def test_a_check_that_fails_is_a_finding_and_never_an_exception(site):
+    patient = checks.Patient(config.load(site.knobs.get), site.knobs.get, lambda config: site.bench.clients)
+
+    def fail(patient):
+        raise Failed("so it is", "mend it")
+
+    finding = doctor._look(checks.Test("x", fail), patient)
+    assert (finding.status, finding.text, finding.mend) == (Status.FAILED, "so it is", "mend it")
