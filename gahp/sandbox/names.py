@@ -17,7 +17,7 @@ DISCARD = ("", "/dev/null")
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _S3_OBJECT = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,254}/[^\x00-\x1f\x7f]*[^\x00-\x1f\x7f/]")
-# HTCondor's manual, "File Transfer Using a URL": s3://BUCKET.s3.REGION.amazonaws.com/KEY; and s3://HOST/KEY, which has the host alone.
+# HTCondor's manual, on S3 URLs: s3://BUCKET.s3.REGION.amazonaws.com/KEY; and s3://HOST/KEY, whose key begins with the bucket.
 _S3_HOST = re.compile(r"(?:([a-z0-9][a-z0-9.-]*)\.)?s3[.-](?:[a-z0-9-]+\.)?amazonaws\.com(?:\.cn)?/", re.IGNORECASE)
 _USER_LOG = re.compile(rb"\d{3} \(\d+\.\d+\.\d+\) \S")
 _XML_LOG = re.compile(rb"""\s*(<\?xml[^>]*>\s*)?(<!DOCTYPE[^>]*>\s*)?(<classads>\s*)?<c>\s*<a n="(MyType|EventTypeNumber)">""")
@@ -34,7 +34,7 @@ def is_user_log(start: bytes) -> bool:
 
 
 def plain_url(url: str) -> str:
-    """An S3 URL as s3://BUCKET/KEY, also where it was written in HTCondor's other form, with a host of AWS; any other as it is."""
+    """An S3 URL as s3://BUCKET/KEY, also if it was written in HTCondor's other form, with a host of AWS; any other as it is."""
     scheme, _, rest = url.partition("://")
     if scheme.lower() != "s3":
         return url
