@@ -52,7 +52,7 @@ def chaos(
         for number, fate in enumerate(fates)
     ]
     for job in all_jobs:
-        job.not_before = int(0.9 * kills * job.number / jobs)  # so that the deaths are spread over all jobs
+        job.not_before = kills * job.number // jobs  # so that the deaths are spread over all jobs, to the last
     gridmanager = Gridmanager(aws, home, all_jobs, seed=seed, save_s=0.5)
     began, until = time.monotonic(), time.monotonic() + limit_s
     set_faults(aws, seed)

@@ -1,4 +1,4 @@
-"""A pool whose tests are killed does not outlive them. No HTCondor is needed: any process with the pool's configuration is of it."""
+"""A pool whose tests are killed does not outlive them. Needs no HTCondor: any process with the pool's configuration is of it."""
 
 import os
 import signal
