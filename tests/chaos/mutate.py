@@ -2,7 +2,7 @@
 
     python tests/chaos/mutate.py
 
-A mutant is a GAHP in which a write never gets to the disk although the program believes that it did (DROP in dying_gahp.py). It is
+A mutant is a GAHP in which a write never gets to the disk although the program believes so (DROP in dying_gahp.py). It is
 caught when one of the cases of test_crash_points.py goes wrong with it. Prints each write with the case that caught it; ends with
 1 if a mutant survives all of them.
 """

@@ -55,7 +55,7 @@ def live_through(aws, home, number, fate, points, drop="", limit_s=60):
     """One job of that fate under GAHPs that die at `points`; all that went wrong. `drop`: a journal write that is left out."""
     if fate == "suspend":
         aws.faults.stuck(name=f"{number}-0-" + "?" * 16)  # the first submission only
-    job = Job(home, number, fate, sleep_s=30 if fate == "remove" else 3 if fate == "hold" else 0.1, act_after_s=0.3)
+    job = Job(home, number, fate, sleep_s=30 if fate == "remove" else 3 if fate == "hold" else 0.1)
     gridmanager = Gridmanager(aws, home, [job])
     gridmanager.environment["DROP"] = drop
     until, problems = time.monotonic() + limit_s, []
@@ -137,7 +137,7 @@ def test_every_point_that_is_passed_has_its_case(chaos_aws, tmp_path):
             chaos_aws.faults.stuck(name=f"{number}-0-" + "?" * 16)
         home = tmp_path / str(number)
         home.mkdir()
-        job = Job(home, number, fate, sleep_s=30 if fate == "remove" else 0.1, act_after_s=0.3)
+        job = Job(home, number, fate, sleep_s=30 if fate == "remove" else 0.1)
         gridmanager = Gridmanager(chaos_aws, home, [job])
         gridmanager.environment["TRACE"] = str(home / "trace")
         gridmanager.run(limit_s=60)

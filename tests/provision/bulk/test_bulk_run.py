@@ -313,7 +313,8 @@ def test_the_stderr_of_a_launcher_that_is_killed_is_kept(bulk, end):
 
 
 def test_the_stderr_of_a_task_that_runs_out_of_time_is_kept_and_each_of_its_processes_is_told(bulk):
-    # 240 s are 12 s here, in which the task has to come up. The launcher waits for a child, as Pegasus's does, and so cannot heed SIGTERM itself.
+    # 240 s are 12 s here, in which the task has to come up. The launcher waits for a child, as Pegasus's does, and so cannot heed
+    # SIGTERM itself.
     body = KEPT + """(trap 'echo told >&2; exit 0' TERM; while :; do sleep 0.1; done); """
     body += f"echo '{logs.SEPARATOR}'; cat $task_stderr_file; exit 1"
     assert bulk.run(bulk.task("one", body, timeout=240)) == 1
