@@ -58,7 +58,7 @@ def test_a_failed_task_gives_exit_code_1_and_its_reason_in_stderr(bulk):
     assert bulk.run(bulk.task("good", "exit 0"), bulk.task("bad", "exit 7")) == 1
     assert [task["status"] for task in bulk.records()["task"]] == ["0", "1"]
     assert bulk.records()["summary"][0]["failed"] == "1"
-    assert "pegasus-aws-batch: bad (" in bulk.err and "FAILED: Essential container in task exited, exit code " in bulk.err
+    assert "pegasus-aws-batch: bad (" in bulk.err and "FAILED: Essential container in task exited, exit code 7\n" in bulk.err
 
 
 def test_arguments_are_split_as_a_shell_does_and_lists_are_taken_as_written(bulk):
