@@ -1,11 +1,14 @@
 """What survives: a GAHP that is killed at any moment, replayed submits, two GAHPs at once, and an AWS that misbehaves."""
 
+import sys
 import time
 import uuid
 
 import pytest
 
+from gahp.cli.client import Client
 from gahp.model import JobState
+from tests.integration.conftest import submit_ad
 
 
 def key():
@@ -279,3 +282,31 @@ def test_a_second_copy_ends_without_running_and_a_retried_attempt_takes_the_clai
     assert gahp.finish(job_id)[0] == JobState.COMPLETED
     assert (tmp_path / "ran").read_text() == "1\n2\n"
     assert (tmp_path / "o").read_text() == "done\n"
+
+
+OUT_OF_MEMORY = """
+import sys
+from gahp import server
+from gahp.journal import Journal
+transact = Journal._transact
+def fail(journal, group):
+    if any(write.values.get("state") == "SUBMITTED" for write in group):
+        raise MemoryError
+    transact(journal, group)
+Journal._transact = fail
+sys.argv[1:] = []
+server.main()
+"""
+
+
+def test_a_gahp_whose_memory_runs_out_ends_and_the_next_goes_on(gahp, start, script, jobs_of, tmp_path):
+    cmd = script('echo ran >> "$1/ran"')
+    with Client([sys.executable, "-c", OUT_OF_MEMORY], gahp.environment) as poor:
+        gahp.kill()
+        answer = poor.perform("BLAH_JOB_SUBMIT", submit_ad(tmp_path, Cmd=cmd, Arguments=str(tmp_path)))
+        assert poor.process.wait(60) == 1
+    assert "MemoryError" in gahp.log()
+    state, _ = start().finish(answer[2])
+    assert state == JobState.COMPLETED
+    assert len(jobs_of(answer[2])) == 1
+    assert (tmp_path / "ran").read_text() == "ran\n"

@@ -251,6 +251,16 @@ def test_a_file_with_a_mistake_is_refused_before_any_call(bench, name, text, sen
     assert bench.clients.names == []
 
 
+def test_what_is_refused_does_not_keep_the_rest_from_being_made_and_all_refusals_are_told(bench):
+    bench.edit("sample-compute-env.json", lambda document: document["computeResources"].update(subnets=["subnet-0123abcd"]))
+    said = bench.refused(job_definition="no-such-definition")
+    assert "There is no job definition no-such-definition" in said and "subnet-0123abcd" in said
+    assert f"The job queue {bench.prefix}-job-queue waits for that compute environment." in said
+    assert said.endswith("The rest is there; run this again when that is mended.")
+    found = bench.survey()
+    assert (found.bucket.exists, found.job_queues, found.compute_environments) == (True, (), ())
+
+
 def test_a_file_that_is_not_there_is_named(bench):
     assert "--job-queue: ./none.json cannot be read: No such file or directory" in bench.refused(job_queue="./none.json")
 
@@ -284,6 +294,8 @@ def test_what_does_not_fit_together_is_refused(bench, fields, sentence):
         ({"s3": "s3://abc/k?y"}, "the key may have"),
         ({"prefix": "p" * 80}, "cannot be a bucket's name"),
         ({"job_queue": "a b"}, "this is no ARN, no file and no name"),
+        ({"wait_s": -1.0}, "--wait -1: give a number of seconds"),
+        ({"wait_s": float("nan")}, "--wait nan: give a number of seconds"),
     ],
 )
 def test_settings_of_a_wrong_form_are_refused(bench, fields, sentence):
@@ -418,7 +430,7 @@ def test_refused_at_any_call_it_says_which_action_and_another_run_goes_on_from_t
             bench.create()
             break
         except Refused as error:
-            action = bench.clients.names[-1].partition(":")
+            action = bench.clients.names[number - 1].partition(":")
             bench.clients.disarm()
             said = str(error)
             assert "No permission" in said or "belongs to another account" in said, said
