@@ -3,6 +3,18 @@
 from gahp.batch.errors import CredentialsProblem, Throttled, Unsure
 from gahp.batch.jobs import BatchJob
 from gahp.batch.overrides import check_resources, choose_queue
-from gahp.batch.service import Batch, BatchClient
+from gahp.batch.service import BULK, DESCRIBE_PAGE, LIST_PAGE, Batch, BatchClient
 
-__all__ = ["Batch", "BatchClient", "BatchJob", "CredentialsProblem", "Throttled", "Unsure", "check_resources", "choose_queue"]
+__all__ = [
+    "BULK",
+    "DESCRIBE_PAGE",
+    "LIST_PAGE",
+    "Batch",
+    "BatchClient",
+    "BatchJob",
+    "CredentialsProblem",
+    "Throttled",
+    "Unsure",
+    "check_resources",
+    "choose_queue",
+]
