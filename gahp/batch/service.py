@@ -45,8 +45,8 @@ class BatchClient(Protocol):
 class Batch:
     """One account's Batch, one job definition. Every method raises Refused or Transient, and nothing else.
 
-    `limiter` sets the pace of all calls; a call that cannot be made soon raises limits.Later. With `persistent`, which is for those
-    who have nothing else to do, calls wait instead, and what is throttled is called again.
+    `limiter` sets the pace of all calls; a call that cannot be made soon raises limits.Later. With `persistent`, which is for
+    those who have nothing else to do, calls wait instead, and what is throttled is called again.
     """
 
     def __init__(
