@@ -14,7 +14,7 @@ import boto3
 from botocore.config import Config as ClientConfig
 from botocore.exceptions import BotoCoreError
 
-from gahp.batch import Batch
+from gahp.batch import Batch, EventQueue
 from gahp.config import Config
 from gahp.gateway import Gateway, rebuild
 from gahp.journal import Damaged, Journal
@@ -57,6 +57,20 @@ def clients(config: Config) -> tuple[Any, Any]:
         ) from error
 
 
+def events_client(config: Config) -> Any:
+    """A boto3 client for SQS. Raises Refused when Region or profile are not to be had."""
+    try:
+        session = boto3.Session(profile_name=config.profile or None, region_name=config.region or None)
+        once = ClientConfig(
+            retries={"mode": "standard", "total_max_attempts": 1},
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            read_timeout=_READ_TIMEOUT_S,
+        )
+        return session.client("sqs", endpoint_url=config.endpoint_url or None, config=once)
+    except BotoCoreError as error:
+        raise Refused(one_line(f"The events' queue cannot be read: {str(error).rstrip('.')}.")) from error
+
+
 def limiter(config: Config) -> Limiter:
     """The pace of all calls to Batch, in step with the other GAHPs of this host."""
     tops = Tops(config.terminate_rate, config.submit_rate, config.status_rate, config.call_rate, config.start_rate / 100)
@@ -75,7 +89,8 @@ def open_gateway(config: Config) -> Gateway:
         default_runtime_s=config.default_runtime,
         limiter=limiter(config),
     )
-    return Gateway(config, open_journal(config, sandbox, batch), sandbox, batch)
+    events = EventQueue(events_client(config), config.events_queue_url) if config.events_queue_url else None
+    return Gateway(config, open_journal(config, sandbox, batch), sandbox, batch, events=events)
 
 
 def open_journal(config: Config, sandbox: Sandbox, batch: Batch) -> Journal:

@@ -51,7 +51,7 @@ class Follower:
         self._stop = threading.Event()
         self._asked_about: set[str] = set()
         self._thread = threading.Thread(target=self._work, name="status", daemon=True)
-        self.events = False  # events come in
+        self._events = False
 
     def start(self) -> None:
         self._thread.start()
@@ -63,13 +63,17 @@ class Follower:
         """An event about a job. False if nobody follows it here. How one ended badly is asked before it is told."""
         with self._lock:
             if not self._sweep.follows(job.id):
-                return False
+                return self._sweep.followed_lately(job.id)
             if job.status == "FAILED":
                 self._asked_about.add(job.id)
                 return True
             self._sweep.heard(job.id, job.status)
         self._tell([(job.id, job)])
         return True
+
+    def flowing(self, events: bool) -> None:
+        """Whether events come in, so that asking can be left for what they lose."""
+        self._events = events
 
     def whole(self, parent: str, unwanted: Collection[str]) -> bool:
         """Whether `unwanted` has every child of this array that is not over."""
@@ -135,7 +139,7 @@ class Follower:
                 begun = time.monotonic()
                 closely = self.round()
                 with self._lock:
-                    pause = self._sweep.pause_s(self._interval_s, events=self.events, closely=closely)
+                    pause = self._sweep.pause_s(self._interval_s, events=self._events, closely=closely)
                 # A little less: the next look at the clock comes an interval after this one, not a moment before it.
                 due = begun + pause - self._interval_s / 2
                 tries = 0

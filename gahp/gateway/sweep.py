@@ -24,6 +24,9 @@ _SAMPLE_EVERY_S = 60.0
 # What one change hides from another (one child started while the host of another went) is found by asking for all.
 _AUDIT_EVERY_S = 900.0
 
+# Late events about jobs that are over are known for ours by that.
+_LATELY = 10000
+
 # While nothing has moved for so many sweeps, each next one waits so much longer. Jobs of minutes then cost half the calls, and
 # the wait is over with the first thing that moves, so that of many jobs only the first few are told late.
 _QUIET_SWEEPS = 6
@@ -95,6 +98,7 @@ class Sweep:
         self._tell = tell
         self._followed: set[str] = set()
         self._singles: dict[str, int] = {}
+        self._lately: dict[str, None] = {}  # followed no more, oldest first
         self._arrays: dict[str, _Array] = {}
         self._list_calls: dict[str, int] = {}  # by queue: how many the last listing took
         self._quiet = 0
@@ -127,6 +131,9 @@ class Sweep:
     def follows(self, job_id: str) -> bool:
         return job_id in self._followed
 
+    def followed_lately(self, job_id: str) -> bool:
+        return job_id in self._lately
+
     def has_news(self, ids: Collection[str]) -> bool:
         """Whether any of `ids` is not followed yet: what was just submitted moves."""
         return any(job_id not in self._followed for job_id in ids)
@@ -137,6 +144,9 @@ class Sweep:
         self._followed.discard(job_id)
 
     def _forget(self, job_id: str) -> None:
+        self._lately[job_id] = None
+        if len(self._lately) > _LATELY:
+            del self._lately[next(iter(self._lately))]
         parent, index = split(job_id)
         if index < 0:
             self._singles.pop(job_id, None)

@@ -17,7 +17,7 @@ ALLOWED = {
     "config": {"model"},
     "journal": {"model"},
     "sandbox": {"model"},
-    "batch": {"model", "limits"},
+    "batch": {"model", "lanes", "limits"},
     "gateway": {"model", "lanes", "limits", "journal", "sandbox", "batch", "config"},
     "site": {"model", "limits", "batch", "config", "gateway", "journal", "sandbox"},
     "server": {"model", "lanes", "config", "protocol", "blah", "gateway", "site"},
