@@ -1,8 +1,8 @@
 """Reads AWS Batch's job state changes out of an SQS queue, where an EventBridge rule puts them. Knows SQS; nothing of runs.
 
 A queue may have several readers, and each message goes to one of them. One about a job that this reader does not follow is put
-back for the others, and for itself: SubmitJob's answer may not be in yet. It is never deleted by who does not know it; the queue's
-retention time ends it. What is lost, late or doubled does no harm: an event is a hint, and the sweep goes on behind it.
+back for the others, and for itself: SubmitJob's answer may not be in yet. It is never deleted by who does not know it; the
+queue's retention time ends it. What is lost, late or doubled does no harm: an event is a hint, with the sweep behind it.
 """
 
 from __future__ import annotations

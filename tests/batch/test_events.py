@@ -123,8 +123,8 @@ def test_two_readers_of_one_queue_each_get_what_is_theirs_children_too(aws):
     rules.put_targets(Rule="events", Targets=[{"Id": "queue", "Arn": arn}])
     override = {"environment": [{"name": "BATCH_FILE_TYPE", "value": "none"}]}
     common = {"jobQueue": QUEUE, "jobDefinition": DEFINITION, "containerOverrides": override}
-    mine, other = {f"{batch.submit_job(jobName='array', arrayProperties={'size': 3}, **common)['jobId']}:{n}" for n in range(3)}, set()
-    other.add(batch.submit_job(jobName="single", **common)["jobId"])
+    parent = batch.submit_job(jobName="array", arrayProperties={"size": 3}, **common)["jobId"]
+    mine, other = {f"{parent}:{index}" for index in range(3)}, {batch.submit_job(jobName="single", **common)["jobId"]}
     ended = {"mine": set(), "other": set()}
 
     def hear(name, ids):

@@ -59,7 +59,7 @@ def test_what_only_some_of_an_array_came_to_is_told_by_lists_and_rows(aws):
         batch,
         interval_s=1.0,
         followed=lambda: Followed({f"{parent}:{n}": QUEUE for n in range(3000)}),
-        tell=lambda news: told.update(news),
+        tell=told.update,
     )
     follower.round()
     batch.terminate_many([f"{parent}:{n}" for n in range(7, 57)], "not these")
