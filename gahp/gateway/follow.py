@@ -20,6 +20,7 @@ from gahp.model import Refused, Transient
 log = logging.getLogger(__name__)
 
 _THROTTLED_TRIES = 5
+_REFRESH_S = 1.0
 
 
 class Followed(NamedTuple):
@@ -52,6 +53,7 @@ class Follower:
         self._asked_about: set[str] = set()
         self._thread = threading.Thread(target=self._work, name="status", daemon=True)
         self._events = False
+        self._refreshed = 0.0
 
     def start(self) -> None:
         self._thread.start()
@@ -61,6 +63,13 @@ class Follower:
 
     def hear(self, job: BatchJob) -> bool:
         """An event about a job. False if nobody follows it here. How one ended badly is asked before it is told."""
+        now = time.monotonic()
+        if not self._sweep.follows(job.id) and now - self._refreshed >= _REFRESH_S:
+            # It may have been submitted since the last round.
+            self._refreshed = now
+            followed = self._followed()
+            with self._lock:
+                self._sweep.follow(followed.queues)
         with self._lock:
             if not self._sweep.follows(job.id):
                 return self._sweep.followed_lately(job.id)
