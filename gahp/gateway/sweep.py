@@ -188,7 +188,7 @@ class Sweep:
                 job, array = answer.get(job_id), self._arrays.get(job_id)
                 if array is None:
                     self._described(job_id, job)
-                elif job is None or job.counts is None:
+                elif job is None or not job.size:
                     self._last += (f"{job_id}:{index}" for index in array.ours)
                 elif counts := self._look(job_id, array, job, now):
                     doubtful.append((job_id, array, counts))

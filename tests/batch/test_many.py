@@ -143,3 +143,10 @@ def test_a_job_of_a_row_has_what_the_row_says_and_no_more(aws):
         (job_id, "RUNNABLE", None, None, False)
     ]
     assert isinstance(rows[0], BatchJob)
+
+
+def test_the_check_waits_for_its_turn_and_does_not_fail_for_a_limiter_without_room(aws):
+    limiter = Limiter(tops=Tops(status=1, start=1.0))
+    batch = Batch(aws.client("batch"), definition=DEFINITION, limiter=limiter)
+    for _ in range(2):
+        batch.check(QUEUE)

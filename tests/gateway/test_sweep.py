@@ -255,6 +255,17 @@ def test_an_array_that_batch_does_not_know_has_each_child_asked_about():
     assert len(watch.told) == 150
 
 
+def test_a_parent_whose_children_are_not_summed_up_yet_is_waited_for():
+    account = Account()
+    account.array("p", [[(0.0, "RUNNABLE"), (10.0, "SUCCEEDED")]] * 5000)
+    described = account.described
+    account.described = lambda job_id: BatchJob(job_id, "", "SUBMITTED", size=5000) if account.now < 9 else described(job_id)
+    watch = Watch(account, account.children("p")).run(until=9)
+    assert account.calls.total() == 2
+    watch.run()
+    assert len(watch.ends) == 5000
+
+
 def test_a_round_that_breaks_off_leaves_nothing_out():
     account = Account()
     account.array("p", [[(0.0, "RUNNING"), (10.0, "FAILED" if n % 2 else "SUCCEEDED")] for n in range(3000)])
