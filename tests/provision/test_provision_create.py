@@ -160,7 +160,7 @@ def test_a_dry_run_prints_the_calls_and_makes_none(bench):
     ]
     assert made.changes == len(names)
     assert bench.survey().lines() == []
-    arns = json.loads(bench.said.calls[-4].partition(" ")[2])["computeEnvironmentOrder"]
+    arns = json.loads(bench.said.calls[-5].partition(" ")[2])["computeEnvironmentOrder"]
     bench.create()
     assert bench.queue()["computeEnvironmentOrder"] == arns
 
