@@ -249,6 +249,8 @@ def _open_log(settings: config.Config) -> None:
     """Log to the file of AWSBATCH_LOG, mode 0600. A log that cannot be opened stops no job: one line on stderr says so."""
     root = logging.getLogger()
     root.addHandler(logging.NullHandler())
+    # What the disk refuses to log is not worth a traceback for each line in the gridmanager's own log.
+    logging.raiseExceptions = False
     root.setLevel(settings.log_level)
     # botocore logs whole requests at DEBUG, with what is in them.
     for name in ("boto3", "botocore", "s3transfer", "urllib3"):

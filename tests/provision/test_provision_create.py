@@ -37,6 +37,14 @@ def test_everything_that_is_made_carries_the_prefix_as_a_tag(bench):
         assert tags == [{"Key": PREFIX_TAG, "Value": bench.prefix}]
 
 
+def test_what_a_dead_machine_leaves_in_the_bucket_expires_below_its_own_prefix(bench):
+    bench.create()
+    rules = bench.clients("s3").get_bucket_lifecycle_configuration(Bucket=f"{bench.prefix}-bucket")["Rules"]
+    expiring = {rule["Filter"]["Prefix"]: rule["Expiration"]["Days"] for rule in rules if "Expiration" in rule}
+    assert expiring == {f"{bench.prefix}/runs/": 60, f"{bench.prefix}/blobs/": 67}
+    assert [rule["Filter"]["Prefix"] for rule in rules if "AbortIncompleteMultipartUpload" in rule] == [f"{bench.prefix}/"]
+
+
 def test_a_second_run_changes_nothing_and_says_so(bench):
     bench.create()
     again = bench.create()
@@ -141,17 +149,18 @@ def test_the_default_network_is_filled_in_when_asked_for(bench):
 def test_a_dry_run_prints_the_calls_and_makes_none(bench):
     made = bench.create(dry_run=True)
     names = [call.split()[0] for call in bench.said.calls]
-    assert names[-6:] == [
+    assert names[-7:] == [
         "batch:RegisterJobDefinition",
         "batch:CreateComputeEnvironment",
         "batch:CreateJobQueue",
         "s3:CreateBucket",
         "s3:PutPublicAccessBlock",
+        "s3:PutBucketLifecycleConfiguration",
         "s3:PutBucketTagging",
     ]
     assert made.changes == len(names)
     assert bench.survey().lines() == []
-    arns = json.loads(bench.said.calls[-4].partition(" ")[2])["computeEnvironmentOrder"]
+    arns = json.loads(bench.said.calls[-5].partition(" ")[2])["computeEnvironmentOrder"]
     bench.create()
     assert bench.queue()["computeEnvironmentOrder"] == arns
 
@@ -456,7 +465,7 @@ def test_interrupted_after_any_change_of_delete_a_second_run_removes_the_rest(be
     assert number > 10
 
 
-@pytest.mark.parametrize("call", ["create_bucket", "put_public_access_block"])
+@pytest.mark.parametrize("call", ["create_bucket", "put_public_access_block", "put_bucket_lifecycle_configuration"])
 def test_interrupted_with_a_bucket_half_made_it_is_taken_back(bench, call):
     bench.clients.arm(0, only_changes=True)
     bench.create()
