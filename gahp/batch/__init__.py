@@ -2,7 +2,17 @@
 
 from gahp.batch.errors import CredentialsProblem, Throttled, Unsure
 from gahp.batch.jobs import BatchJob
-from gahp.batch.overrides import check_resources, choose_queue
+from gahp.batch.overrides import check_resources, choose_queue, shape
 from gahp.batch.service import Batch, BatchClient
 
-__all__ = ["Batch", "BatchClient", "BatchJob", "CredentialsProblem", "Throttled", "Unsure", "check_resources", "choose_queue"]
+__all__ = [
+    "Batch",
+    "BatchClient",
+    "BatchJob",
+    "CredentialsProblem",
+    "Throttled",
+    "Unsure",
+    "check_resources",
+    "choose_queue",
+    "shape",
+]
