@@ -92,9 +92,10 @@ class Sandbox:
         """The records of all runs that have a manifest in S3, of their own or in a pack; a run may have several."""
         for name in self._store.folders("runs/"):
             if _RUN.fullmatch(name):
-                yield from self._records_of(name)
+                yield from self.records_of(name)
 
-    def _records_of(self, name: str) -> Iterator[Record]:
+    def records_of(self, name: str) -> Iterator[Record]:
+        """Those in one manifest, of a run or a pack; of a pack in the order of its children."""
         firsts: list[int] = []
         shards: list[bytes] = []
         with self._store.reading(f"{_key(name)}/manifest") as found:

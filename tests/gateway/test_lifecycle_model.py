@@ -461,10 +461,17 @@ class PackedLifecycle(Lifecycle):
         for directory in DIRECTORIES:
             self.submit(directory)
 
-    @rule()
-    def all_work(self):
-        for _ in range(len(self.tasks)):
-            self.work(0)
+    @rule(rounds=st.integers(1, 6), seconds=st.sampled_from([0.3, 4.0]))
+    def all_work(self, rounds, seconds):
+        """So much of the GAHP's own work that a pack gets on its way, or is given up and made anew."""
+        for _ in range(rounds):
+            for _ in range(len(self.tasks)):
+                self.work(0)
+            self.commit()
+            self.now += seconds
+        for directory in DIRECTORIES:
+            self.save(directory)
+            self.status(directory)
 
 
 TestLifecycle = Lifecycle.TestCase
