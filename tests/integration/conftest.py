@@ -131,6 +131,11 @@ def submit_ad(iwd: Path, **ad) -> str:
     return f"[ {'; '.join(quoted + ([raw] if raw else []))} ]"
 
 
+@pytest.fixture(name="submit_ad")
+def submit_ad_fixture():
+    return submit_ad
+
+
 @pytest.fixture
 def start(aws, tmp_path):
     """Starts GAHPs of one user; they are ended when the test is."""
