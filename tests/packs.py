@@ -13,8 +13,8 @@ STATUSES = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING", "SUCCEEDE
 
 
 def batch_rows(aws: LocalAws, pattern: str = "*") -> list[dict[str, Any]]:
-    """Rows of ListJobs for all jobs whose name fits. A child's has the name that its run would have had alone, and its parent's id
-    as `arrayJobId`."""
+    """Rows of ListJobs for all jobs whose name fits. A child's has the name that its run would have had alone, and its parent's
+    id as `arrayJobId`."""
     client, queue = aws.client("batch"), aws.environment()["_CONDOR_AWSBATCH_JOB_QUEUE"]
     rows = []
     for row in _pages(client, jobQueue=queue, filters=[{"name": "JOB_NAME", "values": [pattern]}]):

@@ -102,10 +102,11 @@ class Packer(Generic[Member]):
             if self._open.get(group.shape) is not group:
                 return 0.0
             now = self._clock()
-            until = group.begun + self._wait_s
             quiet = group.last + self._quiet_s
-            if now < until and (now < quiet or self._more_to_come(now)):
-                return max(0.001, min(max(quiet, now + self._quiet_s / 4), until) - now)
+            look = quiet if now < quiet else now + self._quiet_s / 4 if self._more_to_come(now) else now
+            left = min(look, group.begun + self._wait_s) - now
+            if left > 0:
+                return left
             del self._open[group.shape]
             return 0.0
 

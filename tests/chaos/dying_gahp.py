@@ -60,7 +60,9 @@ def around(function: Callable[..., Any], names: Callable[..., Iterable[str]]) ->
 def written(_: Journal, group: Iterable[Any]) -> Iterable[str]:
     for write in group:
         verb, values = write.sql.split()[0], write.values
-        if verb == "INSERT":
+        if isinstance(values, list):
+            yield f"write pack {values[0]['state']}"
+        elif verb == "INSERT":
             yield "write new run"
         elif "state" in values:
             yield f"write {values['state']}"
