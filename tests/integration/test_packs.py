@@ -90,7 +90,7 @@ def test_what_cannot_be_packed_together_is_not(start, burst, arrays):
     assert arrays() == ([3, 3], 1)
 
 
-def test_one_whose_input_goes_away_before_it_is_staged_is_held_alone(start, fault, burst, script, arrays, tmp_path):
+def test_one_whose_input_goes_away_before_it_is_staged_is_held_alone(start, fault, burst, script, jobs_of, arrays, tmp_path):
     gahp = start(**SLOW)
     cmd = script("exit 0")
     (tmp_path / "small").write_text("x")
@@ -98,9 +98,10 @@ def test_one_whose_input_goes_away_before_it_is_staged_is_held_alone(start, faul
     with fault("error", action="HeadObject"):
         # Large ones are looked for in S3 before they are uploaded, and this is tried again and again.
         ids = burst(gahp, [{"Cmd": cmd, "TransferInput": name} for name in ("small", "large", "small", "small")])
-        assert {gahp.finish(ids[n])[0] for n in (0, 2, 3)} == {COMPLETED}
+        until(lambda: jobs_of(ids[0]))
         assert gahp.status(ids[1])[0] == IDLE
         (tmp_path / "large").unlink()
+    assert {gahp.finish(ids[n])[0] for n in (0, 2, 3)} == {COMPLETED}
     state, ad = gahp.finish(ids[1])
     assert (state, ad["HoldReasonCode"]) == (HELD, 13)
     assert "large" in ad["HoldReason"]
@@ -219,6 +220,20 @@ def test_one_that_is_removed_while_its_pack_is_throttled_never_runs(start, fault
     assert [gahp.finish(ids[n])[0] for n in (0, 2, 3)] == [COMPLETED] * 3
     assert not (tmp_path / "ran.1").exists()
     assert arrays() == ([3], 0)
+
+
+def test_a_packed_job_is_a_few_requests_to_s3_and_next_to_none_to_batch(start, aws, burst, script, arrays):
+    gahp = start(**SLOW, poll_interval=2)
+    cmd = script("echo ran")
+    gahp.perform("BLAH_PING", "awsbatch")
+    before = aws.calls()
+    ids = burst(gahp, [{"Cmd": cmd, "Out": f"o.{n}"} for n in range(40)])
+    assert {gahp.finish(job_id)[0] for job_id in ids} == {COMPLETED}
+    made = {name: count - before.get(name, 0) for name, count in aws.calls().items() if count > before.get(name, 0)}
+    assert arrays() == ([40], 0)
+    assert made["batch:SubmitJob"] == 1
+    # Script (HEAD, GET), claim (HEAD, PUT), result (PUT, GET): s5cmd has no GET without a HEAD. The manifest is one PUT for all.
+    assert sum(made.get(f"s3:{action}", 0) for action in ("GetObject", "PutObject", "HeadObject")) == 40 * 6 + 1
 
 
 @pytest.mark.parametrize("delay", [0.1, 0.3, 0.6, 1.0, 1.5])
