@@ -38,9 +38,7 @@ def rebuild(directory: str, sandbox: Sandbox, batch: Batch) -> int:
                 run, request = made
                 run.pack, run.child = record.pack, record.child
                 run.sent = run.created
-                if run.pack:
-                    run.sends += 1
-                else:
+                if not run.pack:
                     run.submission = max(run.submission, _last_submission(run, batch))
                 found.setdefault(run.name, []).append((run, request))
         runs = [_latest(made, batch) for made in found.values()]
@@ -53,14 +51,14 @@ def rebuild(directory: str, sandbox: Sandbox, batch: Batch) -> int:
 
 def _latest(made: list[tuple[Run, JobRequest]], batch: Batch) -> tuple[Run, JobRequest]:
     """Of the manifests of one run the one that was submitted last; the packs among the others may come late yet."""
-    if len(made) == 1:
-        return made[0]
     last = max((run.submission, run.sends) for run, _ in made)
     # Manifests of one number were written one after the other because the one before was not sent: Batch knows which one was.
     among = [(run, request) for run, request in made if (run.submission, run.sends) == last]
     among.sort(key=lambda entry: not entry[0].pack)
     known = (entry for entry in among if len(among) > 1 and batch.find(entry[0].pack or entry[0].batch_name, entry[0].queue))
     run, request = next(known, among[-1])
+    if run.pack:
+        run.sends += 1  # the record is from before it was sent
     run.earlier = " ".join(f"{other.pack}:{other.child}" for other, _ in made if other.pack and other is not run)
     return run, request
 

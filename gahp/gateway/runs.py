@@ -412,9 +412,7 @@ class Runs:
             return [
                 (live, part)
                 for live, part in group.members
-                if live.part is part
-                and not (live.alone or live.busy)
-                and (live.run.state, live.run.wanted) == (RunState.ACCEPTED, Wanted.RUN)
+                if live.part is part and not live.alone and (live.run.state, live.run.wanted) == (RunState.ACCEPTED, Wanted.RUN)
             ]
 
     def _leave_alone(self, live: Live) -> None:
@@ -439,6 +437,8 @@ class Runs:
         with self._lock:
             if self._ready(group) != ready:
                 return 0.0
+            if any(live.busy for live in lives):  # for a moment, with a second look at whether there is anything to stage
+                return 0.05
             for live in lives:
                 live.busy = True
         try:

@@ -5,11 +5,13 @@ import threading
 import pytest
 
 from gahp.batch import BatchJob, Throttled
+from gahp.gateway import rebuild
 from gahp.gateway import runs as module
 from gahp.gateway.parents import Parents
 from gahp.journal import Journal, Run, RunState, Wanted
 from gahp.model import JobReport, JobRequest, JobState, Refused, Transient
 from gahp.sandbox import Outcome
+from gahp.sandbox.facade import Record
 from tests.gateway.test_runs import World
 
 
@@ -269,6 +271,54 @@ def test_a_write_of_many_is_in_the_file_for_all_or_for_none(tmp_path):
         with pytest.raises(ValueError, match="cannot become"):
             journal.update_all([(runs[0], {"state": RunState.SUBMITTED}), (runs[1], {"state": RunState.COLLECTING})])
         assert {run.state for run in runs} == {RunState.SUBMITTING}
+    finally:
+        journal.close()
+
+
+def test_a_run_with_several_manifests_comes_back_as_what_was_sent_last(tmp_path):
+    journal = Journal(str(tmp_path))
+    request = JobRequest(executable="/bin/true", iwd="/")
+
+    def record(name, pack="", child=0, **more):
+        run = Run(name=name, directory=name, digest="", generation=0, queue="q", **more)
+        return Record(journal.sealed(run, request), pack, child)
+
+    class Sandbox:
+        def records(self):
+            yield record("lost", "p", 0)
+            yield record("lost", "q", 3, sends=1)
+            yield record("resumed", "p", 1)
+            yield record("resumed", submission=1)
+            yield record("packed", "p", 4)
+            yield record("packed")
+            yield Record("another journal's", "p", 5)
+
+    class Batch:
+        def find(self, name, queue):
+            return "id-p" if name == "p" and self.listed else ""
+
+        def named(self, pattern, queue):
+            return []
+
+    for listed in (False, True):
+        batch = Batch()
+        batch.listed = listed
+        if listed:
+            journal = Journal(str(tmp_path))
+        made = {}
+        for name, entry in _rebuilt(journal, Sandbox(), batch, tmp_path).items():
+            made[name] = (entry.pack, entry.child, entry.submission, entry.sends, entry.earlier)
+        assert made["lost"] == ("q", 3, 0, 2, "p:0")
+        assert made["resumed"] == ("", 0, 1, 0, "p:1")
+        assert made["packed"][:2] == (("p", 4) if listed else ("", 0))
+
+
+def _rebuilt(journal, sandbox, batch, directory):
+    journal.close()
+    rebuild(str(directory), sandbox, batch)
+    journal = Journal(str(directory))
+    try:
+        return {run.name: run for run in journal._select("", ())}
     finally:
         journal.close()
 
