@@ -275,7 +275,8 @@ def test_a_write_of_many_is_in_the_file_for_all_or_for_none(tmp_path):
         journal.close()
 
 
-def test_a_run_with_several_manifests_comes_back_as_what_was_sent_last(tmp_path):
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_run_with_several_manifests_comes_back_as_what_was_sent_last(tmp_path, listed):
     journal = Journal(str(tmp_path))
     request = JobRequest(executable="/bin/true", iwd="/")
 
@@ -295,22 +296,19 @@ def test_a_run_with_several_manifests_comes_back_as_what_was_sent_last(tmp_path)
 
     class Batch:
         def find(self, name, queue):
-            return "id-p" if name == "p" and self.listed else ""
+            return "id-p" if name == "p" and listed else ""
 
         def named(self, pattern, queue):
             return []
 
-    for listed in (False, True):
-        batch = Batch()
-        batch.listed = listed
-        if listed:
-            journal = Journal(str(tmp_path))
-        made = {}
-        for name, entry in _rebuilt(journal, Sandbox(), batch, tmp_path).items():
-            made[name] = (entry.pack, entry.child, entry.submission, entry.sends, entry.earlier)
-        assert made["lost"] == ("q", 3, 0, 2, "p:0")
-        assert made["resumed"] == ("", 0, 1, 0, "p:1")
-        assert made["packed"][:2] == (("p", 4) if listed else ("", 0))
+    made = {
+        name: (run.pack, run.child, run.submission, run.sends, run.earlier)
+        for name, run in _rebuilt(journal, Sandbox(), Batch(), tmp_path).items()
+    }
+    assert made["lost"] == ("q", 3, 0, 2, "p:0")
+    assert made["resumed"] == ("", 0, 1, 0, "p:1")
+    assert made["packed"] == (("p", 4, 0, 1, "") if listed else ("", 0, 0, 0, "p:4"))
+    assert len(made) == 3
 
 
 def _rebuilt(journal, sandbox, batch, directory):
