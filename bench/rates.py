@@ -109,7 +109,8 @@ def main() -> None:
             while sum(aws.status()["jobs"].values()) < jobs:
                 time.sleep(0.05)
             row("until AWS Batch has them all, s after the last result", f"{time.perf_counter() - begin:.1f}")
-            row("jobs taken into AWS Batch a second, from the first request on", f"{jobs / (time.perf_counter() - submitted):.0f}")
+            taken = jobs / (time.perf_counter() - submitted)
+            row("jobs taken into AWS Batch a second, from the first request on", f"{taken:.0f}")
             row("SubmitJob calls for them", f"{aws.calls().get('batch:SubmitJob', 0)}")
             report(client, process, "BLAH_JOB_STATUS", known, ", first of each")
             report(client, process, "BLAH_JOB_STATUS", (known * 5000)[:5000], ", from memory")

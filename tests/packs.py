@@ -12,10 +12,10 @@ from gahp.sandbox import Sandbox
 STATUSES = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING", "SUCCEEDED", "FAILED")
 
 
-def batch_rows(aws: LocalAws, pattern: str = "*") -> list[dict[str, Any]]:
+def batch_rows(aws: LocalAws, pattern: str = "*", queue: str = "") -> list[dict[str, Any]]:
     """Rows of ListJobs for all jobs whose name fits. A child's has the name that its run would have had alone, and its parent's
     id as `arrayJobId`."""
-    client, queue = aws.client("batch"), aws.environment()["_CONDOR_AWSBATCH_JOB_QUEUE"]
+    client, queue = aws.client("batch"), queue or aws.environment()["_CONDOR_AWSBATCH_JOB_QUEUE"]
     rows = []
     for row in _pages(client, jobQueue=queue, filters=[{"name": "JOB_NAME", "values": [pattern]}]):
         if "size" not in row.get("arrayProperties", {}):
@@ -30,10 +30,15 @@ def batch_rows(aws: LocalAws, pattern: str = "*") -> list[dict[str, Any]]:
     return list({row["jobId"]: row for row in rows}.values())
 
 
-def describe(aws: LocalAws, ids: list[str]) -> list[dict[str, Any]]:
-    client = aws.client("batch")
+def batch_jobs(aws: LocalAws, run: str, queue: str = "") -> list[dict[str, Any]]:
+    """Details of all jobs whose names begin with `run`, oldest first; children of array jobs by the names of their runs."""
+    # A pack has the cluster of its first run, which need not be this one's.
+    rows = batch_rows(aws, run + "*", queue) + [row for row in batch_rows(aws, "*", queue) if "arrayJobId" in row]
+    names = {row["jobId"]: row["jobName"] for row in rows if row["jobName"].startswith(run)}
+    ids, client = list(names), aws.client("batch")
     pages = [ids[start : start + DESCRIBE_PAGE] for start in range(0, len(ids), DESCRIBE_PAGE)]
-    return [job for page in pages for job in client.describe_jobs(jobs=page)["jobs"]]
+    found = [{**job, "jobName": names[job["jobId"]]} for page in pages for job in client.describe_jobs(jobs=page)["jobs"]]
+    return sorted(found, key=lambda job: job["createdAt"])
 
 
 def members(aws: LocalAws, pack: str) -> list[str]:

@@ -111,9 +111,10 @@ def submit_parameters(
 
 
 def _tags(request: JobRequest, *, fair_share: bool, others: int) -> dict[str, str]:
+    more = f" and {others} more" if others else ""
     tags = {
-        "HTCondorJob": request.global_job_id + (f" and {others} more" if others and request.global_job_id else ""),
-        "HTCondorDAGNode": "" if others else request.dag_node,
+        "HTCondorJob": request.global_job_id and request.global_job_id + more,
+        "HTCondorDAGNode": request.dag_node and request.dag_node + more,
         "HTCondorOwner": request.owner,
         "HTCondorProject": "" if fair_share else request.project,
     }

@@ -123,12 +123,17 @@ def test_whatever_a_job_ad_holds_the_parameters_fit_the_service_model(request, f
         assert re.fullmatch(r"[A-Za-z0-9]{1,255}", found["shareIdentifier"])
 
 
-def test_an_array_has_its_size_and_the_tags_that_all_children_have_in_common():
+def test_an_array_has_its_size_and_in_its_tags_what_all_have_in_common_and_the_first_job():
     request = JobRequest(executable="/bin/true", iwd="/", global_job_id="schedd#12.0#5", dag_node="A", owner="ann", project="p")
     found = parameters(request, size=50)
     assert ParamValidator().validate(found, SHAPE).generate_report() == ""
     assert found["arrayProperties"] == {"size": 50}
-    assert found["tags"] == {"HTCondorJob": "schedd/12.0/5 and 49 more", "HTCondorOwner": "ann", "HTCondorProject": "p"}
+    assert found["tags"] == {
+        "HTCondorJob": "schedd/12.0/5 and 49 more",
+        "HTCondorDAGNode": "A and 49 more",
+        "HTCondorOwner": "ann",
+        "HTCondorProject": "p",
+    }
     assert "arrayProperties" not in parameters(request)
     assert parameters(request)["tags"]["HTCondorDAGNode"] == "A"
 

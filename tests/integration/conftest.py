@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import signal
 import sys
 import time
@@ -15,7 +14,7 @@ import pytest
 from gahp.cli.client import Client
 from gahp.local import LocalAws
 from gahp.model import JobState
-from tests.packs import batch_rows, describe
+from tests.packs import batch_jobs
 
 GAHP = os.path.join(os.path.dirname(sys.executable), "awsbatch_gahp")
 WAIT_S = 60.0
@@ -174,9 +173,6 @@ def jobs_of(aws):
     """The Batch jobs of a run, by its job id: every submission that Batch ever saw."""
 
     def jobs_of(job_id):
-        name = job_id.rpartition("/")[2]
-        # A pack has the cluster of its first run, which need not be this one's.
-        rows = batch_rows(aws, name + "*") + [row for row in batch_rows(aws) if "arrayJobId" in row]
-        return describe(aws, [row["jobId"] for row in rows if re.fullmatch(re.escape(name) + "(-[0-9]+)?", row["jobName"])])
+        return batch_jobs(aws, job_id.rpartition("/")[2])
 
     return jobs_of
