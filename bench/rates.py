@@ -102,12 +102,16 @@ def main() -> None:
                 f'[ Cmd = "/bin/sleep"; Args = "3%03d"; Iwd = "{scratch}"; Out = "/dev/null"; Err = "/dev/null"; '
                 'Environment = ""; TransferOutput = ""; StageCmd = false; JobDirectory = "bench_%d_%d" ]'
             )
+            submitted = time.perf_counter()
             report(client, process, "BLAH_JOB_SUBMIT", [ad % (n % 1000, os.getpid(), n) for n in range(jobs)])
             known = ids["BLAH_JOB_SUBMIT"]
             begin = time.perf_counter()
             while sum(aws.status()["jobs"].values()) < jobs:
                 time.sleep(0.05)
             row("until AWS Batch has them all, s after the last result", f"{time.perf_counter() - begin:.1f}")
+            taken = jobs / (time.perf_counter() - submitted)
+            row("jobs taken into AWS Batch a second, from the first request on", f"{taken:.0f}")
+            row("SubmitJob calls for them", f"{aws.calls().get('batch:SubmitJob', 0)}")
             report(client, process, "BLAH_JOB_STATUS", known, ", first of each")
             report(client, process, "BLAH_JOB_STATUS", (known * 5000)[:5000], ", from memory")
             report(client, process, "BLAH_JOB_CANCEL", known)
