@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gahp.model import Refused
-from gahp.provision import bucket, documents, entities, network, roles
+from gahp.provision import bucket, documents, entities, events, network, roles
 from gahp.provision.aws import Aws, Clients, Report
 from gahp.provision.entities import Entity
 from gahp.provision.settings import Form, Kind, Settings, Value
@@ -34,6 +34,7 @@ class Created:
     s3_url: str
     region: str
     bucket_made: bool
+    events_url: str
     changes: int
 
 
@@ -64,9 +65,17 @@ def create(settings: Settings, clients: Clients, report: Report, *, pause: Calla
                 found[kind] = _from_file(aws, settings, plan, kind, found=found, fresh_roles=fresh_roles)
         except Refused as error:
             failed.append(str(error))
-    made = False
+    made, url = False, ""
     try:
         made = aws.persist(lambda: bucket.ensure(aws, settings))
+    except Refused as error:
+        failed.append(str(error))
+    queue = found.get(Kind.JOB_QUEUE)
+    try:
+        if settings.with_events and queue is not None:
+            url = aws.persist(lambda: events.ensure(aws, settings, queue.arn))
+        elif settings.with_events and not failed:
+            raise Refused("--with-events needs the job queue whose events are meant: give --job-queue.")
     except Refused as error:
         failed.append(str(error))
     if failed:
@@ -81,6 +90,7 @@ def create(settings: Settings, clients: Clients, report: Report, *, pause: Calla
         s3_url=settings.s3_url,
         region=aws.region,
         bucket_made=made,
+        events_url=url,
         changes=aws.changes,
     )
 
