@@ -76,11 +76,12 @@ class _Lane:
 class Engine:
     """All jobs of the account. Every method may be called from any thread."""
 
-    def __init__(self, entities: Entities, launch: Launcher, weather: Weather, *, memory_mib: int) -> None:
+    def __init__(self, entities: Entities, launch: Launcher, weather: Weather, *, memory_mib: int, gpus: int = 0) -> None:
         self._entities = entities
         self._launch = launch
         self._weather = weather
         self._memory_mib = memory_mib
+        self._gpus = gpus
         self._lock = threading.RLock()
         self._work = threading.Condition(self._lock)
         self._due = self._stopped = False
@@ -94,7 +95,7 @@ class Engine:
         self._running: dict[str, Running] = {}
         self._places: dict[str, Environment] = {}
         self._used_vcpus: dict[str, float] = collections.defaultdict(float)
-        self._used_mib = 0
+        self._used_mib = self._used_gpus = 0
         self._number = 0
         self._epoch = object()
 
@@ -320,6 +321,7 @@ class Engine:
                 break
             self._used_vcpus[place.arn] += job.spec.vcpus
             self._used_mib += job.spec.memory_mib
+            self._used_gpus += job.spec.gpus
             starting.append((job, place))
         for job, obstacle in misfits:
             del lane.runnable[job.id]
@@ -331,11 +333,11 @@ class Engine:
     def _obstacle(self, spec: Spec, environments: tuple[Environment, ...]) -> str:
         if all(spec.vcpus > environment.vcpus for environment in environments):
             return TOO_MANY_VCPUS
-        # The one machine that stands for every instance type has no GPU.
-        return TOO_MUCH if spec.memory_mib > self._memory_mib or spec.gpus else ""
+        # One machine stands for every instance type.
+        return TOO_MUCH if spec.memory_mib > self._memory_mib or spec.gpus > self._gpus else ""
 
     def _room(self, spec: Spec, environments: tuple[Environment, ...]) -> Environment | None:
-        if self._used_mib + spec.memory_mib > self._memory_mib:
+        if self._used_mib + spec.memory_mib > self._memory_mib or self._used_gpus + spec.gpus > self._gpus:
             return None
         fitting = (place for place in environments if self._used_vcpus[place.arn] + spec.vcpus <= place.vcpus)
         return next(fitting, None)
@@ -344,6 +346,7 @@ class Engine:
         place = self._places.pop(job.id)
         self._used_vcpus[place.arn] -= job.spec.vcpus
         self._used_mib -= job.spec.memory_mib
+        self._used_gpus -= job.spec.gpus
 
     # -- attempts
 

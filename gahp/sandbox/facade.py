@@ -32,7 +32,8 @@ _CHUNK = 1024 * 1024
 class Sandbox:
     """The sandboxes of one site, in s3://bucket/prefix. Threads may share it. Every method may raise Refused or Transient."""
 
-    def __init__(self, client: S3Client, bucket: str, prefix: str, threads: int = 8) -> None:
+    def __init__(self, client: S3Client, bucket: str, prefix: str, threads: int = 8, shared: Sequence[str] = ()) -> None:
+        self._shared = tuple(shared)
         self._store = Store(client, bucket, prefix)
         self._blobs = Blobs(self._store, threads)
         self._downloads = concurrent.futures.ThreadPoolExecutor(threads, "download")
@@ -52,7 +53,7 @@ class Sandbox:
 
     def stage(self, run: str, request: JobRequest, record: str = "") -> None:
         """Have all of the job's input in S3, the manifest last, and `record` in it. May be repeated."""
-        found = inputs.walk(request)
+        found = inputs.walk(request, self._shared)
         parts = manifest.split(found.files)
         stored = self._blobs.store(parts.blobs, parts.packs)
         self._store.put(f"{_key(run)}/manifest", manifest.build(request, found, parts.inside, stored, record))

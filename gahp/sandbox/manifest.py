@@ -6,8 +6,9 @@
                       scratch/...  small inputs and all directories, with their names and modes
                       stdin, proxy  when they are there and small
 
-Items of job/settings are `name=value`; of job/inputs six items make a record: kind (blob, pack, url), source (the SHA-256 of a
-blob, or the URL), size, SHA-256, mode (octal or empty), place; of job/remaps two: name, and an s3 URL or "-".
+Items of job/settings are `name=value`; of job/inputs six items make a record: kind (blob, pack, url, mount), source (the
+SHA-256 of a blob, the URL, or the path below a mount), size, SHA-256, mode (octal or empty), place; of job/remaps two: name, and
+an s3 URL or "-".
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import IO
 
 from gahp.model import JobRequest, Refused, Transient, to_bytes, to_text
 from gahp.sandbox import names
-from gahp.sandbox.inputs import Inputs, LocalFile, program_name
+from gahp.sandbox.inputs import Inputs, LocalFile
 from gahp.sandbox.tarstream import Readable, members
 
 SMALL_FILE = 64 * 1024
@@ -141,6 +142,8 @@ def _lists(request: JobRequest, inputs: Inputs, stored: Iterable[Stored]) -> dic
         records += [item.kind, item.digest, str(item.size), item.digest, mode, item.place]
     for place, url in inputs.urls:
         records += ["url", url, "", "", "", place]
+    for path, file in inputs.mounted:
+        records += ["mount", path, str(file.size), "", f"{file.mode:o}", file.place]
     return {
         "settings": [f"{key}={value}" for key, value in _settings(request, inputs).items()],
         "arguments": list(request.arguments),
@@ -152,10 +155,11 @@ def _lists(request: JobRequest, inputs: Inputs, stored: Iterable[Stored]) -> dic
 
 
 def _settings(request: JobRequest, inputs: Inputs) -> dict[str, str]:
-    places = {file.place for file in inputs.files}
+    places = {file.place for file in inputs.files} | {file.place for _, file in inputs.mounted}
     return {
-        "executable": program_name(request),
-        "staged": "1" if request.transfer_executable else "0",
+        "executable": inputs.program,
+        "staged": "1" if inputs.staged else "0",
+        "directory": inputs.directory,
         "stdin": "1" if "stdin" in places else "0",
         "stdout": "discard" if request.stdout in names.DISCARD else "keep",
         "stderr": _stderr(request),
