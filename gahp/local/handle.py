@@ -214,8 +214,8 @@ class LocalAws:
     """An embedded AWS for as long as a `with` block, in a directory of its own.
 
     It ends with the block, and also when this process ends in whatever way. `time_scale` multiplies jobs' time limits and, unless
-    `grace_s` says otherwise, the 30 s between SIGTERM and SIGKILL; `gpus` are only counted, never there; `faults` (see faults.Fault) are there from the start. Raises
-    Refused if it cannot start.
+    `grace_s` says otherwise, the 30 s between SIGTERM and SIGKILL; of `gpus` only the number counts; `faults` (see faults.Fault)
+    are there from the start. Raises Refused if it cannot start.
     """
 
     def __init__(
