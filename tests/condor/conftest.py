@@ -17,8 +17,8 @@ from tests.condor import pool as pools
 from tests.condor.gate import Gate
 from tests.condor.jobs import KNOBS, Case, Job, Site, no_pool_is_told
 
-# Jobs that only sleep hold a place each, so there are more places than the machine has cores.
-VCPUS = 64
+# Jobs that only sleep hold a place each, so there are more places than the machine has cores, and more memory than it has.
+ROOM = {"vcpus": 96, "memory_mib": 1 << 20, "gpus": 16}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,12 +54,13 @@ def site(suite: str, prefix: Path):
     folder.chmod(0o755)
     pool = pools.Pool(prefix, folder / "pool")
     try:
-        with LocalAws(folder / "aws", vcpus=VCPUS, time_scale=0.05, grace_s=25) as aws:
+        with LocalAws(folder / "aws", **ROOM, time_scale=0.05, grace_s=25) as aws:
             environment = aws.environment()
             gate = Gate(urllib.parse.urlsplit(aws.endpoint).port)
             pool.prepare()
             pool.credentials(environment)
-            pools.install(pool, environment, **KNOBS, AWSBATCH_ENDPOINT_URL=gate.url)
+            shared = str(pool.own(pool.folder / "shared"))
+            pools.install(pool, environment, **KNOBS, AWSBATCH_ENDPOINT_URL=gate.url, AWSBATCH_SHARED_DIRECTORIES=shared)
             pool.set(pools.TEST_KNOBS)
             pool.up()
             yield Site(pool, aws, gate)
@@ -82,7 +83,7 @@ def parameters(item: pytest.Item) -> dict[str, Any]:
 def crowd(request: pytest.FixtureRequest, suite: str, site: Site):
     """By the names of their tests: the jobs of all cases of this session, and its tests that go together, each in a thread."""
     begun: dict[str, list[Job] | Future[None]] = {}
-    with ThreadPoolExecutor(max_workers=32) as threads:
+    with ThreadPoolExecutor(max_workers=48) as threads:
         for item in request.session.items:
             if parameters(item).get("suite") != suite:
                 continue

@@ -24,11 +24,12 @@ WAIT_S = 120.0
 GRID = "universe = grid\ngrid_resource = batch awsbatch\n"
 VANILLA = "universe = vanilla\nshould_transfer_files = YES\nwhen_to_transfer_output = ON_EXIT\n"
 T = TypeVar("T")
-# The site's knobs in tests: quick, talkative, and with a second queue that batch_queue may name.
+# The site's knobs in tests: quick, talkative, and with more queues that batch_queue may name.
+QUEUES = ("other", "pegasus-queue")
 KNOBS = {
     "AWSBATCH_POLL_INTERVAL": "0.5",
     "AWSBATCH_LOOKUP_SETTLE": "1",
-    "AWSBATCH_ALLOWED_QUEUES": "other",
+    "AWSBATCH_ALLOWED_QUEUES": ", ".join(QUEUES),
     "AWSBATCH_LOG_LEVEL": "DEBUG",
 }
 
@@ -101,10 +102,12 @@ class Site:
         self.batch = aws.client("batch")
         self.queue = aws.environment()["_CONDOR_AWSBATCH_JOB_QUEUE"]
         (found,) = self.batch.describe_job_queues(jobQueues=[self.queue])["jobQueues"]
-        self.batch.create_job_queue(
-            jobQueueName="other", state="ENABLED", priority=1, computeEnvironmentOrder=found["computeEnvironmentOrder"]
-        )
+        order = found["computeEnvironmentOrder"]
+        for name in QUEUES:
+            self.batch.create_job_queue(jobQueueName=name, state="ENABLED", priority=1, computeEnvironmentOrder=order)
         self.bucket = aws.environment()["_CONDOR_AWSBATCH_S3_URL"].split("/")[2]
+        # Every version of an object is kept, so that one can see how often it was written.
+        aws.client("s3").put_bucket_versioning(Bucket=self.bucket, VersioningConfiguration={"Status": "Enabled"})
 
     def folder(self, name: str) -> Path:
         """A new directory for a job, its user's own."""
