@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-import urllib.parse
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gahp.local import LocalAws
 from tests.condor import pool as pools
-from tests.condor.gate import Gate
-from tests.condor.jobs import KNOBS, Case, Job, Site, no_pool_is_told
-
-# Jobs that only sleep hold a place each, so there are more places than the machine has cores, and more memory than it has.
-ROOM = {"vcpus": 96, "memory_mib": 1 << 20, "gpus": 16}
+from tests.condor.jobs import Case, Job, Site, no_pool_is_told, open_site
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,29 +40,9 @@ def prefix(suite: str) -> Path:
 
 @pytest.fixture(scope="session")
 def site(suite: str, prefix: Path):
-    """A pool that runs `batch awsbatch` jobs on an embedded AWS. Nothing of either is left behind."""
-    folder = Path(tempfile.mkdtemp(prefix=f"awsbatch-{suite}-"))
-    folder.chmod(0o755)
-    pool = pools.Pool(prefix, folder / "pool")
-    try:
-        with LocalAws(folder / "aws", **ROOM, time_scale=0.05, grace_s=25) as aws:
-            environment = aws.environment()
-            gate = Gate(urllib.parse.urlsplit(aws.endpoint).port)
-            pool.prepare()
-            pool.credentials(environment)
-            shared = str(pool.own(pool.folder / "shared"))
-            pools.install(pool, environment, **KNOBS, AWSBATCH_ENDPOINT_URL=gate.url, AWSBATCH_SHARED_DIRECTORIES=shared)
-            pool.set(pools.TEST_KNOBS)
-            pool.up()
-            yield Site(pool, aws, gate)
-            pool.down()
-            gate.stop()
-            assert aws.violations() == []
-    finally:
-        pool.down()
-        assert pool.processes() == []
-        if not os.environ.get("AWSBATCH_POOL_KEEP"):
-            shutil.rmtree(folder)
+    """The pool that most tests share."""
+    with open_site(prefix, suite) as site:
+        yield site
 
 
 def parameters(item: pytest.Item) -> dict[str, Any]:

@@ -10,15 +10,19 @@ import contextlib
 import dataclasses
 import os
 import re
+import shutil
+import tempfile
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from gahp.local import LocalAws
 from tests.condor.gate import Gate
-from tests.condor.pool import NoPool, Pool
+from tests.condor.pool import TEST_KNOBS, NoPool, Pool, install
 
 WAIT_S = 120.0
 GRID = "universe = grid\ngrid_resource = batch awsbatch\n"
@@ -32,6 +36,9 @@ KNOBS = {
     "AWSBATCH_ALLOWED_QUEUES": ", ".join(QUEUES),
     "AWSBATCH_LOG_LEVEL": "DEBUG",
 }
+
+# Jobs that only sleep hold a place each, so there are more places than the machine has cores, and more memory than it has.
+ROOM: dict[str, Any] = {"vcpus": 96, "memory_mib": 1 << 20, "gpus": 16}
 
 # Numbers of events in a user log.
 SUBMITTED, EXECUTING, TERMINATED, ABORTED, HELD, RELEASED = 0, 1, 5, 9, 12, 13
@@ -147,6 +154,33 @@ class Site:
 
     def gridmanager_log(self) -> str:
         return "\n".join(path.read_text(errors="replace") for path in (self.pool.folder / "log").glob("GridmanagerLog*"))
+
+
+@contextlib.contextmanager
+def open_site(prefix: Path, name: str) -> Iterator[Site]:
+    """A pool that runs `batch awsbatch` jobs on an embedded AWS. Nothing of either is left behind."""
+    folder = Path(tempfile.mkdtemp(prefix=f"awsbatch-{name}-"))
+    folder.chmod(0o755)
+    pool = Pool(prefix, folder / "pool")
+    try:
+        with LocalAws(folder / "aws", **ROOM, time_scale=0.05, grace_s=25) as aws:
+            environment = aws.environment()
+            gate = Gate(urllib.parse.urlsplit(aws.endpoint).port)
+            pool.prepare()
+            pool.credentials(environment)
+            shared = str(pool.own(pool.folder / "shared"))
+            install(pool, environment, **KNOBS, AWSBATCH_ENDPOINT_URL=gate.url, AWSBATCH_SHARED_DIRECTORIES=shared)
+            pool.set(TEST_KNOBS)
+            pool.up()
+            yield Site(pool, aws, gate)
+            pool.down()
+            gate.stop()
+            assert aws.violations() == []
+    finally:
+        pool.down()
+        assert pool.processes() == []
+        if not os.environ.get("AWSBATCH_POOL_KEEP"):
+            shutil.rmtree(folder)
 
 
 class Job:

@@ -1,9 +1,12 @@
 """Workflows that pegasus-plan 5.1.2 and 5.1.3 planned, through DAGMan, gridmanager, GAHP and the embedded AWS: every data
 configuration ends with all nodes done, and every task has run once."""
 
+import os
+
 import pytest
 
 from tests.condor import workflows
+from tests.condor.jobs import open_site
 from tests.condor.workflows import Planned, Workflow
 
 # What the resources of the recorded profiles mean: VCPU, MEMORY, GPU, and seconds.
@@ -41,3 +44,41 @@ def check_resources(workflow: Workflow, *wanted: object) -> None:
         assert job["tags"]["HTCondorProject"] == "myproj"
     for _, text in workflow.records():
         assert "env: MY_ENV=a value with spaces and 'quotes'\n" in text
+
+
+@pytest.mark.together
+def test_workflows_outlast_a_host_that_goes_away_an_api_that_is_throttled_and_a_submit_host_that_is_rebooted(site):
+    """All three go on in one pool of their own, so each meets every trouble. AWSBATCH_TEST_THROTTLE: for how many seconds Batch
+    refuses every call; two minutes are as well as twenty seconds, and cost more."""
+    throttled_s = float(os.environ.get("AWSBATCH_TEST_THROTTLE", "20"))
+    with open_site(site.pool.prefix, "troubled") as troubled:
+        lost, throttled, rebooted = (
+            Workflow(troubled, Planned("5.1.3", configuration), seconds=6).submit()
+            for configuration in ("nonsharedfs", "condorio-glite", "sharedfs")
+        )
+
+        workflows.wait_until_program_runs(lost, "preprocess")
+        (running,) = (job for job in running_jobs(troubled) if lost.node_of(job) == "preprocess_ID0000001")
+        assert troubled.aws.faults.vanish(running["jobId"])
+
+        workflows.wait_until_program_runs(throttled, "preprocess")
+        troubled.aws.forget_calls()
+        troubled.aws.faults.throttle("batch:*", 0)
+        workflows.pause(throttled_s)
+        refused = sum(count for name, count in troubled.aws.calls().items() if name.startswith("batch:"))
+        troubled.aws.faults.clear("throttle")
+        assert refused > 2
+
+        workflows.wait_until_program_runs(rebooted, "findrange")
+        troubled.pool.kill()
+        troubled.pool.up()
+
+        lost.finish().check(begun_again=1)
+        throttled.finish().check()
+        rebooted.finish().check()
+
+
+def running_jobs(site):
+    """The jobs that Batch has running, with all that it says of them."""
+    rows = site.batch.list_jobs(jobQueue="pegasus-queue", jobStatus="RUNNING")["jobSummaryList"]
+    return site.batch.describe_jobs(jobs=[row["jobId"] for row in rows])["jobs"] if rows else []

@@ -307,6 +307,13 @@ class Workflow:
     def _node_ads(self) -> list[dict[str, Any]]:
         return self._ads("-constraint", f"DAGManJobId == {self.id.partition('.')[0]}")
 
+    def node_of(self, job: dict[str, Any]) -> str:
+        """The node that a job of AWS Batch belongs to; "" if it is another workflow's."""
+        cluster, proc = job["jobName"].split("-")[:2]
+        ads = self.site.pool.ads("condor_q", f"{cluster}.{proc}")
+        mine = ads and str(ads[0].get("DAGManJobId")) == self.id.partition(".")[0]
+        return str(ads[0]["DAGNodeName"]) if mine else ""
+
     def batch_jobs(self) -> dict[str, list[dict[str, Any]]]:
         """What AWS Batch had of each node."""
         return {node: self.site.batch_jobs(f"{cluster}-0-", "pegasus-queue") for node, cluster in self.grid_nodes().items()}

@@ -9,4 +9,5 @@ for file in "${files[@]}"; do
 done
 cd -- "$directory"
 PATH=$PEGASUS_BIN_DIR:$PATH
-"$@"
+# 5.1.3 writes @$_CONDOR_SCRATCH_DIR/X.in.lof
+"${@//\$_CONDOR_SCRATCH_DIR/$directory}"
