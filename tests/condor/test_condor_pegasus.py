@@ -19,7 +19,7 @@ RESOURCES = {
 
 
 @pytest.mark.together
-@pytest.mark.parametrize("planned", [pytest.param(each, id=each.name) for each in workflows.everything_planned()])
+@pytest.mark.parametrize("planned", [pytest.param(each, id=each.name) for each in workflows.to_run()])
 def test_a_planned_workflow_ends_with_all_nodes_done_and_each_task_run_once(site, planned: Planned):
     workflow = Workflow(site, planned).submit().finish()
     workflow.check()
