@@ -23,10 +23,14 @@ def copied(site, example):
     return top / "examples" / example
 
 
+def copy_programs(folder):
+    shutil.copytree(ROOT / PROGRAMS, folder, dirs_exist_ok=True)
+
+
 @pytest.mark.together
 def test_the_black_diamond_of_plain_dagman_gives_what_its_programs_give_directly(site):
     folder, direct = copied(site, "blackdiamond-dag"), site.folder("example-directly")
-    shutil.copytree(ROOT / PROGRAMS, direct, dirs_exist_ok=True)
+    copy_programs(direct)
     assert finish_dag(site, submit_dag(site, folder, "diamond.dag"), folder, "diamond.dag") == 0
     run_directly(direct)
     assert compare(folder, direct) == []

@@ -2,11 +2,16 @@
 configuration ends with all nodes done, and every task has run once."""
 
 import os
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
+from gahp.cli.demo import run_directly
 from tests.condor import workflows
-from tests.condor.jobs import open_site
+from tests.condor.jobs import open_site, until
+from tests.condor.test_condor_examples import copied, copy_programs
 from tests.condor.workflows import Planned, Workflow
 
 # What the resources of the recorded profiles mean: VCPU, MEMORY, GPU, and seconds.
@@ -33,6 +38,29 @@ def test_a_planned_workflow_ends_with_all_nodes_done_and_each_task_run_once(site
             line.partition('cwd="')[2][:-2] for _, text in workflow.records() for line in text.splitlines() if "summary" in line
         }
         assert cwd == f"{workflow.data}/scratch/alice/pegasus/diamond/run0001"
+
+
+@pytest.mark.skipif(shutil.which("pegasus-plan") is None, reason="no pegasus-plan on PATH: recorded plans only")
+@pytest.mark.parametrize("data", ["condorio", "nonsharedfs", "sharedfs"])
+def test_the_example_planned_here_and_now_gives_what_its_programs_give_directly(site, data: str):
+    """With the Pegasus that is installed, and its own kickstart, PegasusLite and POST script."""
+    top = copied(site, "blackdiamond-pegasus")
+    run, direct = site.pool.own(top / "run"), site.folder(f"{data}-directly")
+    planner = Path(str(shutil.which("pegasus-plan"))).resolve()
+    version = subprocess.run([str(planner), "--version"], capture_output=True, text=True, check=True).stdout
+    options = ["--data", data, "--queue", "pegasus-queue", "--pegasus", "5.1.2" if version.startswith("5.1.2") else "5.1.3"]
+    if data != "condorio":
+        scratch = site.pool.own(site.pool.folder / "shared" / f"{data}-scratch")
+        options += ["--scratch", str(scratch), "--pegasus-home", str(planner.parents[1])]
+    environment = f"PATH={planner.parent}:{site.pool.environment['PATH']}"
+    site.pool.run("env", environment, str(top / "plan-and-submit"), *options, folder=run)
+    (dag,) = run.glob("runs/*/pegasus/blackdiamond/run0001/*.dag")
+    log = dag.with_name(f"{dag.name}.dagman.out")
+    until(lambda: "EXITING WITH STATUS" in log.read_text(), lambda: f"{dag} does not end", workflows.WAIT_S)
+    assert "EXITING WITH STATUS 0" in log.read_text()
+    copy_programs(direct)
+    run_directly(direct)
+    assert (run / "output" / "f.d").read_bytes() == (direct / "f.d").read_bytes()
 
 
 def check_resources(workflow: Workflow, *wanted: object) -> None:
