@@ -10,7 +10,7 @@ import pytest
 
 from gahp.cli.demo import run_directly
 from tests.condor import workflows
-from tests.condor.jobs import open_site, until
+from tests.condor.jobs import HELD, case, open_site, until
 from tests.condor.test_condor_examples import copied, copy_programs
 from tests.condor.workflows import Planned, Workflow
 
@@ -110,3 +110,10 @@ def running_jobs(site):
     """The jobs that Batch has running, with all that it says of them."""
     rows = site.batch.list_jobs(jobQueue="pegasus-queue", jobStatus="RUNNING")["jobSummaryList"]
     return site.batch.describe_jobs(jobs=[row["jobId"] for row in rows])["jobs"] if rows else []
+
+
+@case("#!/bin/bash\necho not run", "transfer_executable = false")
+def test_a_job_whose_program_is_neither_transferred_nor_mounted_is_held_with_its_path(job):
+    job.wait(HELD)
+    assert f"The executable {job.folder}/program is neither transferred nor below" in job.attribute("HoldReason")
+    assert job.batch() == []
