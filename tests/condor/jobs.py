@@ -11,6 +11,7 @@ import dataclasses
 import os
 import re
 import shutil
+import sqlite3
 import tempfile
 import time
 import urllib.parse
@@ -144,13 +145,23 @@ class Site:
         return [Job(self, folder, f"{cluster}.{proc}") for proc in range(begin, end + 1)]
 
     def batch_jobs(self, run: str, queue: str = "") -> list[dict[str, Any]]:
-        """All jobs that the queue ever had (the site's unless one is named) whose name begins with `run`, oldest first."""
+        """All jobs that the queue ever had (the site's unless one is named) whose run's name begins with `run`, oldest first.
+
+        A run that was sent by itself is found by the job's name. If it is a child of an array job, the journal says which.
+        """
         pages = self.batch.get_paginator("list_jobs").paginate(
             jobQueue=queue or self.queue, filters=[{"name": "JOB_NAME", "values": [f"{run}*"]}]
         )
-        ids = [row["jobId"] for page in pages for row in page["jobSummaryList"]]
+        ids = [row["jobId"] for page in pages for row in page["jobSummaryList"] if "arrayProperties" not in row]
+        ids += self._children(run)
         found = [job for at in range(0, len(ids), 100) for job in self.batch.describe_jobs(jobs=ids[at : at + 100])["jobs"]]
         return sorted(found, key=lambda job: job["createdAt"])
+
+    def _children(self, run: str) -> list[str]:
+        path = self.pool.home_of(self.pool.account) / ".local/state/awsbatch_gahp/journal.sqlite"
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as journal:
+            rows = journal.execute("SELECT native_id FROM runs WHERE name LIKE ? AND native_id LIKE '%:%'", (f"{run}%",))
+            return [row[0] for row in rows]
 
     def gridmanager_log(self) -> str:
         return "\n".join(path.read_text(errors="replace") for path in (self.pool.folder / "log").glob("GridmanagerLog*"))

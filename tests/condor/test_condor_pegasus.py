@@ -86,7 +86,7 @@ def test_workflows_outlast_a_host_that_goes_away_an_api_that_is_throttled_and_a_
         )
 
         workflows.wait_until_program_runs(lost, "preprocess")
-        (running,) = (job for job in running_jobs(troubled) if lost.node_of(job) == "preprocess_ID0000001")
+        (running,) = lost.batch_jobs_of("preprocess_ID0000001")
         assert troubled.aws.faults.vanish(running["jobId"])
 
         workflows.wait_until_program_runs(throttled, "preprocess")
@@ -104,12 +104,6 @@ def test_workflows_outlast_a_host_that_goes_away_an_api_that_is_throttled_and_a_
         lost.finish().check(begun_again=1)
         throttled.finish().check()
         rebooted.finish().check()
-
-
-def running_jobs(site):
-    """The jobs that Batch has running, with all that it says of them."""
-    rows = site.batch.list_jobs(jobQueue="pegasus-queue", jobStatus="RUNNING")["jobSummaryList"]
-    return site.batch.describe_jobs(jobs=[row["jobId"] for row in rows])["jobs"] if rows else []
 
 
 @case("#!/bin/bash\necho not run", "transfer_executable = false")

@@ -317,12 +317,11 @@ class Workflow:
     def _node_ads(self) -> list[dict[str, Any]]:
         return self._ads("-constraint", f"DAGManJobId == {self.id.partition('.')[0]}")
 
-    def node_of(self, job: dict[str, Any]) -> str:
-        """The node that a job of AWS Batch belongs to; "" if it is another workflow's."""
-        cluster, proc = job["jobName"].split("-")[:2]
-        ads = self.site.pool.ads("condor_q", f"{cluster}.{proc}")
-        mine = ads and str(ads[0].get("DAGManJobId")) == self.id.partition(".")[0]
-        return str(ads[0]["DAGNodeName"]) if mine else ""
+    def batch_jobs_of(self, node: str) -> list[dict[str, Any]]:
+        """What AWS Batch has of a node that is in the queue."""
+        mine = f'DAGManJobId == {self.id.partition(".")[0]} && DAGNodeName == "{node}"'
+        (ad,) = self.site.pool.ads("condor_q", "-constraint", mine)
+        return self.site.batch_jobs(f"{ad['ClusterId']}-0-", "pegasus-queue")
 
     def batch_jobs(self) -> dict[str, list[dict[str, Any]]]:
         """What AWS Batch had of each node."""
