@@ -25,7 +25,7 @@ from gahp.local import LocalAws
 from tests.condor.gate import Gate
 from tests.condor.pool import TEST_KNOBS, NoPool, Pool, install
 
-WAIT_S = 120.0
+WAIT_S = 300.0
 GRID = "universe = grid\ngrid_resource = batch awsbatch\n"
 VANILLA = "universe = vanilla\nshould_transfer_files = YES\nwhen_to_transfer_output = ON_EXIT\n"
 T = TypeVar("T")

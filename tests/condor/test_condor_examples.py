@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gahp.cli.demo import compare, run_directly
-from tests.condor.jobs import TERMINATED, read_log, until
+from tests.condor.jobs import HELD, TERMINATED, read_log, until
 from tests.condor.test_condor_dags import finish_dag, submit_dag
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +42,9 @@ def test_many_tasks_each_have_their_own_output(site):
     site.pool.run("condor_submit", "TASKS=25", "tasks.sub", folder=folder)
 
     def ended():
-        return sum(event.number == TERMINATED for event in read_log(folder / "tasks.log")) == 25
+        events = read_log(folder / "tasks.log")
+        assert [event for event in events if event.number == HELD] == []
+        return sum(event.number == TERMINATED for event in events) == 25
 
     until(ended, lambda: f"not all tasks end: {site.pool.run('condor_q', '-nobatch', check=False).stdout}")
     assert [(folder / f"task.{number}.out").read_text() for number in range(25)] == [f"{n * n}\n" for n in range(25)]

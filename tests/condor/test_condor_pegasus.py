@@ -26,7 +26,9 @@ RESOURCES = {
 @pytest.mark.together
 @pytest.mark.parametrize("planned", [pytest.param(each, id=each.name) for each in workflows.to_run()])
 def test_a_planned_workflow_ends_with_all_nodes_done_and_each_task_run_once(site, planned: Planned):
-    workflow = Workflow(site, planned).submit().finish()
+    workflow = Workflow(site, planned)
+    with workflows.A_FEW_AT_ONCE:
+        workflow.submit().finish()
     workflow.check()
     if not planned.shared:
         assert workflows.uploads_of_worker_package(site) == 1

@@ -18,6 +18,7 @@ import random
 import re
 import shutil
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,8 @@ DAG = "diamond-0.dag"
 NODES_LOG = "diamond-0.log"
 KEG_LINES = 500
 WAIT_S = 400.0
+# Each has some twenty nodes, most of them small jobs of the submit host: all at once would leave nothing for other tests.
+A_FEW_AT_ONCE = threading.BoundedSemaphore(5)
 
 
 @dataclasses.dataclass(frozen=True)
