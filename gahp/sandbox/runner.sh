@@ -533,7 +533,7 @@ job_environment() { # the container's, without what is ours, then the job's own,
 }
 
 run_program() {
-    local shown=${SETTING[executable]} input=/dev/null supervisor status
+    local shown=${SETTING[executable]} input=/dev/null supervisor status over=''
     local program=$shown
     [[ ${SETTING[staged]} == 1 ]] && program=$SCRATCH/$program
     [[ ${SETTING[stdin]} == 1 ]] && input=$WORK/stdin
@@ -564,7 +564,11 @@ run_program() {
     supervise "$input" &
     supervisor=$!
     exec 4>&- 5>&-
-    while [[ -z $PROGRAM ]] && running "$supervisor"; do IFS= read -r -d '' -u 9 PROGRAM; done
+    while [[ -z $PROGRAM ]]; do # first look, then read: a supervisor that is over by now has written all it had to say
+        running "$supervisor" || over=1
+        IFS= read -r -d '' -t 1 -u 9 PROGRAM # not for ever: one that was killed has said nothing
+        [[ -z $over ]] || break
+    done
     [[ $TERMINATED == true && -n $PROGRAM ]] && kill -TERM -- "-$PROGRAM" 2> /dev/null # it came before PROGRAM was known
     follow "${SETTING[stdout]}" "$WORK/stdout" >&1
     follow "${SETTING[stderr]}" "$WORK/stderr" >&2
