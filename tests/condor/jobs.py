@@ -23,6 +23,7 @@ import pytest
 
 from gahp.local import LocalAws
 from tests.condor.gate import Gate
+from tests.condor.guard import guarded
 from tests.condor.pool import TEST_KNOBS, NoPool, Pool, install
 
 WAIT_S = 300.0
@@ -174,7 +175,7 @@ def open_site(prefix: Path, name: str) -> Iterator[Site]:
     folder.chmod(0o755)
     pool = Pool(prefix, folder / "pool")
     try:
-        with LocalAws(folder / "aws", **ROOM, time_scale=0.05, grace_s=25) as aws:
+        with guarded(pool, folder), LocalAws(folder / "aws", **ROOM, time_scale=0.05, grace_s=25) as aws:
             environment = aws.environment()
             gate = Gate(urllib.parse.urlsplit(aws.endpoint).port)
             pool.prepare()
