@@ -22,7 +22,7 @@ test-aws: $(STAMP)  ## what is leant on in AWS: against the embedded AWS, or a r
 	$(BIN)/python -m pytest tests/contract
 
 lint: $(STAMP)
-	$(BIN)/ruff check gahp tests bench
+	$(BIN)/ruff check gahp tests bench examples
 	$(BIN)/mypy
 
 bench: $(STAMP)  ## rates, latency, memory; printed, never asserted

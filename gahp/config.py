@@ -51,6 +51,14 @@ def _path(value: str) -> str:
     return path
 
 
+def _directories(value: str) -> tuple[str, ...]:
+    found = tuple(os.path.normpath(part.strip()) for part in value.split(",") if part.strip())
+    for directory in found:
+        if not re.fullmatch(r"/[^\x00-\x1f\x7f]+", directory) or directory.startswith("//"):
+            raise ValueError("is not a list of absolute directories, other than /")
+    return found
+
+
 def _number(low: float, high: float) -> Callable[[str], float]:
     def check(value: str) -> float:
         try:
@@ -126,6 +134,14 @@ KNOBS = (
         "names",
         _names,
         "Queues that a user may name with batch_queue, besides AWSBATCH_JOB_QUEUE.",
+    ),
+    Knob(
+        "AWSBATCH_SHARED_DIRECTORIES",
+        "",
+        "directories",
+        _directories,
+        "Directories, with commas between them, that the job definition mounts at the same path (EFS, FSx): what lies below them "
+        "is not uploaded, and a job that transfers nothing starts in its own directory there.",
     ),
     Knob(
         "AWSBATCH_STATE_DIR",
@@ -235,6 +251,7 @@ class Config:
     profile: str
     endpoint_url: str
     allowed_queues: tuple[str, ...]
+    shared_directories: tuple[str, ...]
     state_dir: str
     log: str
     log_level: str

@@ -174,7 +174,7 @@ class Gateway:
         self._config.require()
         check_resources(request.resources)
         queue = choose_queue(request.queue, self._config.job_queue, self._config.allowed_queues)
-        check(request)
+        check(request, self._config.shared_directories)
         while True:
             earlier = self._journal.newest(request.directory) if request.directory else None
             if earlier is not None and not earlier.confirmed and earlier.digest == request.digest:

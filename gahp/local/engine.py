@@ -83,6 +83,7 @@ class Engine:
         weather: Weather,
         *,
         memory_mib: int,
+        gpus: int = 0,
         notice: Callable[[Job], None] = lambda _: None,
     ) -> None:
         """`notice` is told of every change of a job's state, and must be quick."""
@@ -90,6 +91,7 @@ class Engine:
         self._launch = launch
         self._weather = weather
         self._memory_mib = memory_mib
+        self._gpus = gpus
         self._notice = notice
         self._lock = threading.RLock()
         self._work = threading.Condition(self._lock)
@@ -104,7 +106,7 @@ class Engine:
         self._running: dict[str, Running] = {}
         self._places: dict[str, Environment] = {}
         self._used_vcpus: dict[str, float] = collections.defaultdict(float)
-        self._used_mib = 0
+        self._used_mib = self._used_gpus = 0
         self._number = 0
         self._epoch = object()
 
@@ -332,6 +334,7 @@ class Engine:
                 break
             self._used_vcpus[place.arn] += job.spec.vcpus
             self._used_mib += job.spec.memory_mib
+            self._used_gpus += job.spec.gpus
             starting.append((job, place))
         for job, obstacle in misfits:
             del lane.runnable[job.id]
@@ -343,11 +346,11 @@ class Engine:
     def _obstacle(self, spec: Spec, environments: tuple[Environment, ...]) -> str:
         if all(spec.vcpus > environment.vcpus for environment in environments):
             return TOO_MANY_VCPUS
-        # The one machine that stands for every instance type has no GPU.
-        return TOO_MUCH if spec.memory_mib > self._memory_mib or spec.gpus else ""
+        # One machine stands for every instance type.
+        return TOO_MUCH if spec.memory_mib > self._memory_mib or spec.gpus > self._gpus else ""
 
     def _room(self, spec: Spec, environments: tuple[Environment, ...]) -> Environment | None:
-        if self._used_mib + spec.memory_mib > self._memory_mib:
+        if self._used_mib + spec.memory_mib > self._memory_mib or self._used_gpus + spec.gpus > self._gpus:
             return None
         fitting = (place for place in environments if self._used_vcpus[place.arn] + spec.vcpus <= place.vcpus)
         return next(fitting, None)
@@ -356,6 +359,7 @@ class Engine:
         place = self._places.pop(job.id)
         self._used_vcpus[place.arn] -= job.spec.vcpus
         self._used_mib -= job.spec.memory_mib
+        self._used_gpus -= job.spec.gpus
 
     # -- attempts
 

@@ -214,8 +214,8 @@ class LocalAws:
     """An embedded AWS for as long as a `with` block, in a directory of its own.
 
     It ends with the block, and also when this process ends in whatever way. `time_scale` multiplies jobs' time limits and, unless
-    `grace_s` says otherwise, the 30 s between SIGTERM and SIGKILL; `faults` (see faults.Fault) are there from the start. Raises
-    Refused if it cannot start.
+    `grace_s` says otherwise, the 30 s between SIGTERM and SIGKILL; of `gpus` only the number counts; `faults` (see faults.Fault)
+    are there from the start. Raises Refused if it cannot start.
     """
 
     def __init__(
@@ -225,6 +225,7 @@ class LocalAws:
         port: int = 0,
         vcpus: int | None = None,
         memory_mib: int | None = None,
+        gpus: int = 0,
         time_scale: float = 1.0,
         grace_s: float | None = None,
         isolate: bool = True,
@@ -236,6 +237,7 @@ class LocalAws:
             *("--port", str(port)),
             *("--vcpus", str(vcpus or default_vcpus())),
             *("--memory", str(memory_mib or default_memory_mib())),
+            *("--gpus", str(gpus)),
             *("--time-scale", str(time_scale)),
             *(() if grace_s is None else ("--grace", str(grace_s))),
             *(() if isolate else ("--no-isolation",)),

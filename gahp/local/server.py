@@ -82,6 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--vcpus", type=int, required=True)
     parser.add_argument("--memory", type=int, required=True)
+    parser.add_argument("--gpus", type=int, default=0)
     parser.add_argument("--time-scale", type=float, default=1.0)
     parser.add_argument("--grace", type=float)
     parser.add_argument("--no-isolation", action="store_true")
@@ -122,7 +123,7 @@ def _assemble(server: Server, options: argparse.Namespace) -> Engine:
     host.prepare()
     moto: Wsgi = DomainDispatcherApplication(create_backend_app)
     entities, weather = Entities(), faults.Faults()
-    engine = Engine(entities, Containers(host), weather, memory_mib=options.memory, notice=Bus().notice)
+    engine = Engine(entities, Containers(host), weather, memory_mib=options.memory, gpus=options.gpus, notice=Bus().notice)
 
     def make_site() -> None:
         site.create(server.endpoint, access_key, secret_key, vcpus=options.vcpus)

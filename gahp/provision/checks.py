@@ -244,6 +244,24 @@ def definition(patient: Patient) -> str:
     return f"{name}:{found['revision']} is ACTIVE: {container.get('image')}, {vcpus} vCPUs, {memory} MiB{gpus}"
 
 
+def mounts(patient: Patient) -> str:
+    """The job definition mounts the shared directories at the same path."""
+    shared = patient.config.shared_directories
+    if not shared:
+        return "AWSBATCH_SHARED_DIRECTORIES names none"
+    container = patient.need_definition()["containerProperties"]
+    points = [str(point.get("containerPath", "")).rstrip("/") for point in container.get("mountPoints", [])]
+    for directory in shared:
+        if not any(point and (directory + "/").startswith(point + "/") for point in points):
+            raise Failed(
+                f"The job definition mounts nothing at {directory}, which AWSBATCH_SHARED_DIRECTORIES names.",
+                "Give it a volume and a mountPoint there, or take the directory out.",
+            )
+        if not os.path.isdir(directory):
+            raise Failed(f"{directory}, which AWSBATCH_SHARED_DIRECTORIES names, is not on this host.", "Mount it here too.")
+    return f"{', '.join(shared)}: mounted by the job definition, and here"
+
+
 def bucket(patient: Patient) -> str:
     """The bucket is in the Region, and can be written, read and cleaned up below the key prefix."""
     aws, config = patient.need_aws(), patient.config
@@ -339,6 +357,7 @@ CHECKS = (
     Test("job queue", queue),
     Test("compute environments", environments),
     Test("job definition", definition),
+    Test("shared directories", mounts),
     Test("bucket", bucket),
     Test("policy", policy),
     Test("logs", logs),

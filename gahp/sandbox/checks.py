@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
+from collections.abc import Sequence
 
 from gahp.model import JobRequest, Refused, to_bytes
 from gahp.sandbox import inputs, names, place
@@ -20,12 +21,21 @@ MAX_STRINGS = 1_572_864
 _MAX_PROXY = 64 * 1024
 
 
-def check(request: JobRequest) -> None:
-    """Raise Refused unless the job's input is there and readable, its output has places to go, and its program can be started."""
+# Where a container image has programs of its own: what is named there is no file of the submit host.
+_OF_THE_IMAGE = ("/bin", "/sbin", "/lib", "/lib64", "/usr", "/opt")
+_OF_THE_CONTAINER = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  named, not used
+
+
+def check(request: JobRequest, shared: Sequence[str] = ()) -> None:
+    """Raise Refused unless the job's input is there and readable, its output has places to go, and its program can be started.
+
+    `shared`: the directories that the container mounts at the same path.
+    """
     _check_iwd(request)
     _check_strings(request)
     _check_executable(request)
-    found = inputs.walk(request)
+    _check_reachable(request, shared)
+    found = inputs.walk(request, shared)
     for file in found.files:
         if file.place == "proxy" and file.size > _MAX_PROXY:
             raise Refused(f"The X.509 proxy {request.proxy} is larger than {_MAX_PROXY} bytes: it is no proxy.")
@@ -68,6 +78,32 @@ def _check_executable(request: JobRequest) -> None:
         raise Refused("The job names no executable: set executable in the submit file.")
     if request.transfer_executable and not os.path.basename(request.executable):
         raise Refused(f"The executable {request.executable} is a directory: name a file.")
+
+
+def _check_reachable(request: JobRequest, shared: Sequence[str]) -> None:
+    """Refuse what is neither transferred nor mounted, as far as it can be known: arguments may be paths or not, and a program
+    that is not here may be in the image. Where nothing is said to be mounted, nothing is known."""
+    if not shared:
+        return
+    path = request.executable
+    named = not request.transfer_executable and os.path.isabs(path) and os.path.isfile(path)
+    if named and not _below(path, _OF_THE_IMAGE) and inputs.mounted(path, shared) is None:
+        raise Refused(
+            f"The executable {path} is neither transferred nor below a directory that the container mounts "
+            f"({', '.join(shared)}): set transfer_executable = True, or move it there."
+        )
+    # What Pegasus calls the directory that a job of sharedfs works in: its arguments name the same.
+    scratch = dict(request.environment).get("PEGASUS_SCRATCH_DIR", "")
+    if os.path.isabs(scratch) and not _below(scratch, _OF_THE_CONTAINER) and inputs.mounted(scratch, shared) is None:
+        raise Refused(
+            f"The directory {scratch} (PEGASUS_SCRATCH_DIR) is not below a directory that the container mounts "
+            f"({', '.join(shared)}): correct the sharedScratch of the site catalog."
+        )
+
+
+def _below(path: str, directories: Sequence[str]) -> bool:
+    normal = os.path.normpath(path)
+    return any(normal == directory or normal.startswith(directory + "/") for directory in directories)
 
 
 def _check_stream(request: JobRequest, what: str, name: str) -> None:

@@ -43,7 +43,8 @@ class Record:
 class Sandbox:
     """The sandboxes of one site, in s3://bucket/prefix. Threads may share it. Every method may raise Refused or Transient."""
 
-    def __init__(self, client: S3Client, bucket: str, prefix: str, threads: int = 8) -> None:
+    def __init__(self, client: S3Client, bucket: str, prefix: str, threads: int = 8, shared: Sequence[str] = ()) -> None:
+        self._shared = tuple(shared)
         self._store = Store(client, bucket, prefix)
         self._blobs = Blobs(self._store, threads)
         self._transfers = concurrent.futures.ThreadPoolExecutor(threads, "transfer")
@@ -66,7 +67,7 @@ class Sandbox:
 
         `record` comes back with `records`; `submission` and `sends` are what the runner has to know of a child of a pack.
         """
-        found = inputs.walk(request)
+        found = inputs.walk(request, self._shared)
         parts = manifest.split(found.files)
         stored = self._blobs.store(parts.blobs, parts.packs)
         identity: dict[str, str | int] = {"run": run, "submission": submission, "sends": sends}

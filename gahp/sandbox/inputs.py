@@ -1,4 +1,5 @@
-"""What a job's input consists of: local files and directories walked and checked, contents unread; URLs by name.
+"""What a job's input consists of: local files and directories walked and checked, contents unread; URLs by name; what the
+container has already because a directory is mounted in it.
 
 Knows the local file system and what HTCondor means by TransferInput: `dir` is the directory itself, `dir/` its contents, anything
 else its base name. Symbolic links are followed wherever they lead: they are the user's own. Nothing here opens a file.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gahp.model import JobRequest, Refused
 from gahp.sandbox import names
@@ -38,21 +39,39 @@ class LocalFile:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Inputs:
-    """All that the runner needs: files, directories (place to mode; parents before children), URLs (place to URL)."""
+    """All that the runner needs: files, directories (place to mode; parents before children), URLs (place to URL), and files
+    that the container copies from a mount, with their path there.
+
+    `program` is the executable as the runner names it: its base name when it is `staged`. `directory` is where the program
+    starts; "" is the scratch directory.
+    """
 
     files: tuple[LocalFile, ...]
     directories: tuple[tuple[str, int], ...]
     urls: tuple[tuple[str, str], ...]
+    mounted: tuple[tuple[str, LocalFile], ...] = ()
+    program: str = ""
+    staged: bool = True
+    directory: str = ""
 
 
-def program_name(request: JobRequest) -> str:
-    """The executable as the runner names it: its base name when it is transferred."""
-    return os.path.basename(request.executable) if request.transfer_executable else request.executable
+def mounted(path: str, shared: Sequence[str]) -> str | None:
+    """The path in the container of a file or directory that lies below one of `shared`, symbolic links followed; else None."""
+    real = os.path.realpath(path)
+    for directory in shared:
+        top = os.path.realpath(directory)
+        if real == top or real.startswith(top + "/"):
+            return directory + real[len(top) :]
+    return None
 
 
-def walk(request: JobRequest) -> Inputs:
-    """Find everything that has to be transferred. Raises Refused, naming the first thing that is missing or cannot be read."""
+def walk(request: JobRequest, shared: Sequence[str] = ()) -> Inputs:
+    """Find everything that has to be transferred, and what lies below the directories `shared` with the container.
+
+    Raises Refused, naming the first thing that is missing or cannot be read.
+    """
     found = _Found()
+    program, staged = _program(request, shared)
     for entry in request.inputs:
         if not entry:
             continue
@@ -61,7 +80,7 @@ def walk(request: JobRequest) -> Inputs:
             found.add_url(SCRATCH + names.url_name(url), url)
         else:
             _add_entry(found, os.path.join(request.iwd, entry))
-    if request.transfer_executable:
+    if staged:
         path = os.path.join(request.iwd, request.executable)
         found.add_file(_file(path, SCRATCH + os.path.basename(path), "executable", extra_mode=0o500), replace=True)
     if request.stdin not in names.DISCARD:
@@ -69,7 +88,23 @@ def walk(request: JobRequest) -> Inputs:
     if request.proxy:
         proxy = _file(os.path.join(request.iwd, request.proxy), "proxy", "X.509 proxy")
         found.add_file(dataclasses.replace(proxy, mode=0o600))
-    return found.inputs()
+    # A job that has nothing transferred means the directory that it shares; any other needs its inputs in the one it starts in.
+    transfers = staged or any(request.inputs) or bool(request.outputs)
+    directory = "" if transfers else mounted(request.iwd, shared) or ""
+    return found.inputs(shared, program=program, staged=staged, directory=directory)
+
+
+def _program(request: JobRequest, shared: Sequence[str]) -> tuple[str, bool]:
+    """The executable as the runner names it, and whether it is transferred. A shared one is executed where it is."""
+    if not request.transfer_executable:
+        return request.executable, False
+    name = os.path.basename(request.executable)
+    path = os.path.join(request.iwd, request.executable)
+    there = mounted(path, shared)
+    # A link's name may tell a program what to do; and only what is transferred is made executable on the way.
+    if there is not None and os.path.basename(there) == name and os.path.isfile(path) and os.access(path, os.X_OK):
+        return there, False
+    return name, True
 
 
 class _Found:
@@ -103,8 +138,18 @@ class _Found:
         if place in self._directories:
             raise Refused(f"Two inputs are called {place.removeprefix(SCRATCH)}, a file and a directory: rename one.")
 
-    def inputs(self) -> Inputs:
-        return Inputs(tuple(self._files.values()), tuple(self._directories.items()), tuple(self._urls.items()))
+    def inputs(self, shared: Sequence[str], *, program: str, staged: bool, directory: str) -> Inputs:
+        sharable = self._files.values() if shared else ()
+        there = {file.place: mounted(file.path, shared) for file in sharable if file.place != "proxy"}
+        return Inputs(
+            files=tuple(file for file in self._files.values() if there.get(file.place) is None),
+            directories=tuple(self._directories.items()),
+            urls=tuple(self._urls.items()),
+            mounted=tuple((path, self._files[place]) for place, path in there.items() if path is not None),
+            program=program,
+            staged=staged,
+            directory=directory,
+        )
 
 
 def _add_entry(found: _Found, path: str) -> None:

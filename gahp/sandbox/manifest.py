@@ -13,8 +13,9 @@ array job, holds the parts of all its children, or says where they are:
     PACK=1            the payload is a shard with all children
     PACK=2            the payload is a line for each shard, the index of its first child; they are objects beside the manifest
 
-Items of job/settings are `name=value`; of job/inputs six items make a record: kind (blob, pack, url), source (the SHA-256 of a
-blob, or the URL), size, SHA-256, mode (octal or empty), place; of job/remaps two: name, and an s3 URL or "-".
+Items of job/settings are `name=value`; of job/inputs six items make a record: kind (blob, pack, url, mount), source (the
+SHA-256 of a blob, the URL, or the path below a mount), size, SHA-256, mode (octal or empty), place; of job/remaps two: name, and
+an s3 URL or "-".
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import IO
 
 from gahp.model import JobRequest, Refused, Transient, to_bytes, to_text
 from gahp.sandbox import names
-from gahp.sandbox.inputs import Inputs, LocalFile, program_name
+from gahp.sandbox.inputs import Inputs, LocalFile
 from gahp.sandbox.tarstream import Readable, members
 
 SMALL_FILE = 64 * 1024
@@ -218,6 +219,8 @@ def _lists(
         records += [item.kind, item.digest, str(item.size), item.digest, mode, item.place]
     for place, url in inputs.urls:
         records += ["url", url, "", "", "", place]
+    for path, file in inputs.mounted:
+        records += ["mount", path, str(file.size), "", f"{file.mode:o}", file.place]
     return {
         "settings": [f"{key}={value}" for key, value in {**_settings(request, inputs), **identity}.items()],
         "arguments": list(request.arguments),
@@ -229,10 +232,11 @@ def _lists(
 
 
 def _settings(request: JobRequest, inputs: Inputs) -> dict[str, str]:
-    places = {file.place for file in inputs.files}
+    places = {file.place for file in inputs.files} | {file.place for _, file in inputs.mounted}
     return {
-        "executable": program_name(request),
-        "staged": "1" if request.transfer_executable else "0",
+        "executable": inputs.program,
+        "staged": "1" if inputs.staged else "0",
+        "directory": inputs.directory,
         "stdin": "1" if "stdin" in places else "0",
         "stdout": "discard" if request.stdout in names.DISCARD else "keep",
         "stderr": _stderr(request),

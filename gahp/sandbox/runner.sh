@@ -233,7 +233,7 @@ bad_input() { # message: hand it to the runner and end this child
     exit 1
 }
 
-fetch_all() { # a child of its own; every record of INPUTS is: kind (blob, pack, url), source, size, sha256, mode, destination
+fetch_all() { # a child of its own; every record of INPUTS is: kind (blob, pack, url, mount), source, size, sha256, mode, destination
     local i source errors='' url_bytes=0
     local -A number=()
     local -a wanted=() blobs=()
@@ -243,8 +243,9 @@ fetch_all() { # a child of its own; every record of INPUTS is: kind (blob, pack,
         [[ -n ${number[$source]:-} ]] && continue
         number[$source]=$i
         wanted+=("$source")
-        [[ ${INPUTS[i]} != url ]] && blobs+=("$source")
+        [[ ${INPUTS[i]} == blob || ${INPUTS[i]} == pack ]] && blobs+=("$source")
     done
+    copy_mounted
     fetch_http
     fetch_s3
     for source in "${wanted[@]}"; do
@@ -271,7 +272,7 @@ fetch_s3() { # what is missing afterwards is seen, and named, by the caller; set
     local -a lines=()
     for source in "${wanted[@]}"; do
         case $source in
-            http://* | https://*) continue ;;
+            http://* | https://* | /*) continue ;;
             s3://*) url=$source ;;
             *) url=$ROOT_URL/blobs/$source ;;
         esac
@@ -293,6 +294,15 @@ fetch_s3() { # what is missing afterwards is seen, and named, by the caller; set
         done; wait; } 2>&1 > /dev/null)
     fi
     [[ -z $errors ]] || say "$errors"
+}
+
+copy_mounted() { # a copy, as of every input: the program may change it
+    local source errors
+    for source in "${wanted[@]}"; do
+        [[ $source == /* ]] || continue
+        errors=$(cp -L -- "$source" "$WORK/in/${number[$source]}" 2>&1) \
+            || bad_input "cannot copy the input $source from its mount: ${errors##*: } (does the job definition mount it, as AWSBATCH_SHARED_DIRECTORIES says?)"
+    done
 }
 
 fetch_http() { # four at a time
@@ -522,7 +532,7 @@ killed() { # bash's words: do they say that a signal killed the program?
 
 launch() { # env takes names that are no shell identifiers, and looks a bare name up in the job's own PATH
     trap - TERM INT HUP USR1
-    cd -- "$SCRATCH" && exec env -i -- "${ENVIRONMENT[@]}" "${COMMAND[@]}" >&4 2>&5 4>&- 5>&- 9>&-
+    cd -- "$START" && exec env -i -- "${ENVIRONMENT[@]}" "${COMMAND[@]}" >&4 2>&5 4>&- 5>&- 9>&-
 }
 
 cpu_times() { # what `times` says: user and system CPU of the supervisor's children, its second line
@@ -557,16 +567,18 @@ job_environment() { # the container's, without what is ours, then the job's own,
             *) ENVIRONMENT+=("$pair") ;;
         esac
     done
-    ENVIRONMENT+=("PWD=$SCRATCH" "_CONDOR_SCRATCH_DIR=$SCRATCH")
+    ENVIRONMENT+=("PWD=$START" "_CONDOR_SCRATCH_DIR=$SCRATCH")
     [[ ${SETTING[proxy]} == 1 ]] && ENVIRONMENT+=("X509_USER_PROXY=$WORK/proxy")
     ENVIRONMENT+=("${JOB_ENV[@]}")
 }
 
 run_program() {
-    local shown=${SETTING[executable]} input=/dev/null supervisor status
+    local shown=${SETTING[executable]} input=/dev/null supervisor status over=''
     local program=$shown
     [[ ${SETTING[staged]} == 1 ]] && program=$SCRATCH/$program
     [[ ${SETTING[stdin]} == 1 ]] && input=$WORK/stdin
+    START=${SETTING[directory]:-$SCRATCH}
+    [[ -d $START ]] || { fail start "the job's directory $START does not exist in the container: does the job definition mount it, as AWSBATCH_SHARED_DIRECTORIES says?"; return 1; }
     if [[ $program == */* ]]; then
         [[ $program == /* ]] || program=$SCRATCH/$program
         [[ -e $program ]] || { fail start "the program $shown does not exist in the container: correct the name, or let it be transferred"; return 1; }
@@ -592,7 +604,11 @@ run_program() {
     supervise "$input" &
     supervisor=$!
     exec 4>&- 5>&-
-    while [[ -z $PROGRAM ]] && running "$supervisor"; do IFS= read -r -d '' -u 9 PROGRAM; done
+    while [[ -z $PROGRAM ]]; do # first look, then read: a supervisor that is over by now has written all it had to say
+        running "$supervisor" || over=1
+        IFS= read -r -d '' -t 1 -u 9 PROGRAM # not for ever: one that was killed has said nothing
+        [[ -z $over ]] || break
+    done
     [[ $TERMINATED == true && -n $PROGRAM ]] && kill -TERM -- "-$PROGRAM" 2> /dev/null # it came before PROGRAM was known
     follow "${SETTING[stdout]}" "$WORK/stdout" >&1
     follow "${SETTING[stderr]}" "$WORK/stderr" >&2

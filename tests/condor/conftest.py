@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-import urllib.parse
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gahp.local import LocalAws
 from tests.condor import pool as pools
-from tests.condor.gate import Gate
-from tests.condor.guard import guarded
-from tests.condor.jobs import KNOBS, Case, Job, Site, no_pool_is_told
-
-# Jobs that only sleep hold a place each, so there are more places than the machine has cores.
-VCPUS = 64
+from tests.condor.jobs import Case, Job, Site, no_pool_is_told, open_site
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,28 +40,9 @@ def prefix(suite: str) -> Path:
 
 @pytest.fixture(scope="session")
 def site(suite: str, prefix: Path):
-    """A pool that runs `batch awsbatch` jobs on an embedded AWS. Nothing of either is left behind."""
-    folder = Path(tempfile.mkdtemp(prefix=f"awsbatch-{suite}-"))
-    folder.chmod(0o755)
-    pool = pools.Pool(prefix, folder / "pool")
-    try:
-        with guarded(pool, folder), LocalAws(folder / "aws", vcpus=VCPUS, time_scale=0.05, grace_s=25) as aws:
-            environment = aws.environment()
-            gate = Gate(urllib.parse.urlsplit(aws.endpoint).port)
-            pool.prepare()
-            pool.credentials(environment)
-            pools.install(pool, environment, **KNOBS, AWSBATCH_ENDPOINT_URL=gate.url)
-            pool.set(pools.TEST_KNOBS)
-            pool.up()
-            yield Site(pool, aws, gate)
-            pool.down()
-            gate.stop()
-            assert aws.violations() == []
-    finally:
-        pool.down()
-        assert pool.processes() == []
-        if not os.environ.get("AWSBATCH_POOL_KEEP"):
-            shutil.rmtree(folder)
+    """The pool that most tests share."""
+    with open_site(prefix, suite) as site:
+        yield site
 
 
 def parameters(item: pytest.Item) -> dict[str, Any]:
@@ -83,7 +54,7 @@ def parameters(item: pytest.Item) -> dict[str, Any]:
 def crowd(request: pytest.FixtureRequest, suite: str, site: Site):
     """By the names of their tests: the jobs of all cases of this session, and its tests that go together, each in a thread."""
     begun: dict[str, list[Job] | Future[None]] = {}
-    with ThreadPoolExecutor(max_workers=32) as threads:
+    with ThreadPoolExecutor(max_workers=48) as threads:
         for item in request.session.items:
             if parameters(item).get("suite") != suite:
                 continue

@@ -10,28 +10,37 @@ import contextlib
 import dataclasses
 import os
 import re
+import shutil
+import tempfile
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from gahp.local import LocalAws
 from tests.condor.gate import Gate
-from tests.condor.pool import NoPool, Pool
+from tests.condor.guard import guarded
+from tests.condor.pool import TEST_KNOBS, NoPool, Pool, install
 from tests.packs import batch_jobs
 
-WAIT_S = 120.0
+WAIT_S = 300.0
 GRID = "universe = grid\ngrid_resource = batch awsbatch\n"
 VANILLA = "universe = vanilla\nshould_transfer_files = YES\nwhen_to_transfer_output = ON_EXIT\n"
 T = TypeVar("T")
-# The site's knobs in tests: quick, talkative, and with a second queue that batch_queue may name.
+# The site's knobs in tests: quick, talkative, and with more queues that batch_queue may name.
+QUEUES = ("other", "pegasus-queue")
 KNOBS = {
     "AWSBATCH_POLL_INTERVAL": "0.5",
     "AWSBATCH_LOOKUP_SETTLE": "1",
-    "AWSBATCH_ALLOWED_QUEUES": "other",
+    "AWSBATCH_ALLOWED_QUEUES": ", ".join(QUEUES),
     "AWSBATCH_LOG_LEVEL": "DEBUG",
 }
+
+# Jobs that only sleep hold a place each, so there are more places than the machine has cores, and more memory than it has.
+ROOM: dict[str, Any] = {"vcpus": 96, "memory_mib": 1 << 20, "gpus": 16}
 
 # Numbers of events in a user log.
 SUBMITTED, EXECUTING, TERMINATED, ABORTED, HELD, RELEASED = 0, 1, 5, 9, 12, 13
@@ -102,10 +111,12 @@ class Site:
         self.batch = aws.client("batch")
         self.queue = aws.environment()["_CONDOR_AWSBATCH_JOB_QUEUE"]
         (found,) = self.batch.describe_job_queues(jobQueues=[self.queue])["jobQueues"]
-        self.batch.create_job_queue(
-            jobQueueName="other", state="ENABLED", priority=1, computeEnvironmentOrder=found["computeEnvironmentOrder"]
-        )
+        order = found["computeEnvironmentOrder"]
+        for name in QUEUES:
+            self.batch.create_job_queue(jobQueueName=name, state="ENABLED", priority=1, computeEnvironmentOrder=order)
         self.bucket = aws.environment()["_CONDOR_AWSBATCH_S3_URL"].split("/")[2]
+        # Every version of an object is kept, so that one can see how often it was written.
+        aws.client("s3").put_bucket_versioning(Bucket=self.bucket, VersioningConfiguration={"Status": "Enabled"})
 
     def folder(self, name: str) -> Path:
         """A new directory for a job, its user's own."""
@@ -140,6 +151,33 @@ class Site:
 
     def gridmanager_log(self) -> str:
         return "\n".join(path.read_text(errors="replace") for path in (self.pool.folder / "log").glob("GridmanagerLog*"))
+
+
+@contextlib.contextmanager
+def open_site(prefix: Path, name: str) -> Iterator[Site]:
+    """A pool that runs `batch awsbatch` jobs on an embedded AWS. Nothing of either is left behind."""
+    folder = Path(tempfile.mkdtemp(prefix=f"awsbatch-{name}-"))
+    folder.chmod(0o755)
+    pool = Pool(prefix, folder / "pool")
+    try:
+        with guarded(pool, folder), LocalAws(folder / "aws", **ROOM, time_scale=0.05, grace_s=25) as aws:
+            environment = aws.environment()
+            gate = Gate(urllib.parse.urlsplit(aws.endpoint).port)
+            pool.prepare()
+            pool.credentials(environment)
+            shared = str(pool.own(pool.folder / "shared"))
+            install(pool, environment, **KNOBS, AWSBATCH_ENDPOINT_URL=gate.url, AWSBATCH_SHARED_DIRECTORIES=shared)
+            pool.set(TEST_KNOBS)
+            pool.up()
+            yield Site(pool, aws, gate)
+            pool.down()
+            gate.stop()
+            assert aws.violations() == []
+    finally:
+        pool.down()
+        assert pool.processes() == []
+        if not os.environ.get("AWSBATCH_POOL_KEEP"):
+            shutil.rmtree(folder)
 
 
 class Job:

@@ -252,6 +252,17 @@ class Pool:
                 break
         (self.folder / "master.pid").unlink(missing_ok=True)
 
+    def kill(self) -> None:
+        """End every process of this pool, and all that they started, as a power cut does."""
+        while alive := self.processes():  # one may start another before it ends itself
+            families = [each for process in alive for each in (process, *_descendants(process))]
+            for process in families:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(families, DOWN_LIMIT_S)
+            self._reap()
+        (self.folder / "master.pid").unlink(missing_ok=True)
+
     def _reap(self) -> None:
         with contextlib.suppress(FileNotFoundError, ChildProcessError, ValueError):
             os.waitpid(int((self.folder / "master.pid").read_text()), os.WNOHANG)
@@ -356,6 +367,12 @@ def _needed(name: str) -> set[str]:
             names += [re.split(r"[^A-Za-z0-9._-]", line)[0] for line in requires if "extra ==" not in line]
             names = [each for each in names if each not in found]
     return found
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
 
 
 # By hand

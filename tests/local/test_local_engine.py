@@ -155,3 +155,15 @@ def test_jobs_start_in_the_order_of_their_submission() -> None:
     until(lambda: large.status == "RUNNING")
     assert small.status == "RUNNABLE"
     engine.stop()
+
+
+def test_no_more_jobs_run_at_once_than_there_are_gpus() -> None:
+    attempts = Pretender()
+    engine = Engine(OneQueue(), attempts, Calm(), memory_mib=MEMORY_MIB, gpus=2)  # type: ignore[arg-type]
+    first, second, never = engine.submit(spec(gpus=2)), engine.submit(spec(gpus=1)), engine.submit(spec(gpus=3))
+    until(lambda: first.status == "RUNNING")
+    assert (second.status, never.status) == ("RUNNABLE", "RUNNABLE")
+    attempts.open[first.id](Ending(0))
+    until(lambda: second.status == "RUNNING")
+    until(lambda: never.reason.startswith("MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT"))
+    engine.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -269,3 +270,18 @@ def test_the_runner_alone_is_no_program_and_keeps_its_file(site: Site) -> None:
     ended = subprocess.run(["/bin/bash", str(script)], env=site.environment(), capture_output=True, check=False)
     assert ended.returncode == 2 and b"not a program to call" in ended.stderr
     assert script.exists()
+
+
+@pytest.mark.parametrize("script", ["exit 3", "kill -KILL $$"])
+def test_a_program_that_is_over_before_the_runner_looks_has_ended_as_it_ended(site: Site, script: str) -> None:
+    """On a busy machine a short program is: here the runner is made to look half a second late."""
+    request = site.request(script)
+    site.sandbox.stage(site.run, request)
+    manifest, place = site.object("manifest"), b"    supervisor=$!\n"
+    assert manifest.count(place) == 1
+    late = manifest.replace(place, place + b"    sleep 0.5\n")
+    (begin,) = re.findall(rb"\nPAYLOAD=([0-9]{10})", late)
+    site.put("manifest", late.replace(begin, b"%010d" % (int(begin) + len(late) - len(manifest)), 1))
+    site.wait(site.start())
+    outcome = site.sandbox.collect(site.run, 0, request)
+    assert (outcome.exit_code, outcome.exit_signal, outcome.message) == ((3, None, "") if "exit" in script else (None, 9, ""))

@@ -40,12 +40,19 @@ def test_a_knob_that_has_to_be_set_is_named_when_it_is_not(name):
         ("AWSBATCH_LOG_LEVEL", "LOUD", "is none of DEBUG"),
         ("AWSBATCH_ENDPOINT_URL", "ftp://x", "is not an http or https URL"),
         ("AWSBATCH_ALLOWED_QUEUES", "a, b c, d$", "is not the name or ARN"),
+        ("AWSBATCH_SHARED_DIRECTORIES", "/efs, home", "is not a list of absolute directories"),
+        ("AWSBATCH_SHARED_DIRECTORIES", "/", "is not a list of absolute directories"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_reason(name, value, reason):
     problems = config.load({**GOOD, name: value}.get).problems
     assert len(problems) == 1
     assert problems[0].startswith(f"{name} = {value!r} {reason}")
+
+
+def test_shared_directories_are_a_list_in_one_form():
+    loaded = config.load({**GOOD, "AWSBATCH_SHARED_DIRECTORIES": "/efs/, /fsx//a b,"}.get)
+    assert (loaded.shared_directories, loaded.problems) == (("/efs", "/fsx/a b"), ())
 
 
 def test_every_default_passes_its_own_check():
