@@ -34,6 +34,7 @@ from gahp.story import begin
 
 _OVER = "('COMPLETED', 'HELD', 'REMOVED')"
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(:[0-9]{1,5})?")
+_ID_BEGINS = re.compile(r"[0-9a-f]{8}(-[0-9a-f-]{0,26})?")
 _CONDOR = re.compile(r"([0-9]{1,10})-([0-9]{1,10})-")
 _STATES = {state.value: state for state in RunState}
 _WANTED = {wanted.value: wanted for wanted in Wanted}
@@ -84,6 +85,7 @@ class History:
     native_id: str = ""
     batch_name: str = ""
     queue: str = ""
+    queue_arn: str = ""
     generation: int = 0
     submission: int = 0
     sends: int = 0
@@ -188,14 +190,19 @@ def read(
 
 def find(directory: str, words: str, user: str = "") -> list[History]:
     """The runs that `words` may mean, oldest first: CLUSTER or CLUSTER.PROC of HTCondor, a GlobalJobId, a job id of the GAHP,
-    the name of a run, the id of a job of AWS Batch."""
+    the name of a run, the id of a job of AWS Batch or its first 8 characters or more."""
     words = words.strip()
-    if found := re.fullmatch(r"([0-9]{1,10})(?:\.([0-9]{1,10}))?", words):
-        return list(read(directory, cluster=int(found[1]), proc=int(found[2]) if found[2] else None, user=user))
+    # Eight digits may be both.
+    if (found := re.fullmatch(r"([0-9]{1,10})(?:\.([0-9]{1,10}))?", words)) and (
+        same := list(read(directory, cluster=int(found[1]), proc=int(found[2]) if found[2] else None, user=user))
+    ):
+        return same
     if found := re.fullmatch(r"[^#]+#([0-9]{1,10})\.([0-9]{1,10})#[0-9]+", words):
-        same = read(directory, cluster=int(found[1]), proc=int(found[2]), user=user)
-        return [history for history in same if history.global_job_id in ("", words)]
-    if _ID.fullmatch(words):
+        runs = read(directory, cluster=int(found[1]), proc=int(found[2]), user=user)
+        return [history for history in runs if history.global_job_id in ("", words)]
+    if _ID_BEGINS.fullmatch(words):
+        rows = _rows(directory, "WHERE native_id GLOB ?", [words + "*"])
+    elif _ID.fullmatch(words):
         rows = _rows(directory, "WHERE native_id = ? OR substr(native_id, 1, 37) = ? || ':'", [words, words])
     else:
         rows = _rows(directory, "WHERE name = ?", [words.rpartition("/")[2]])
@@ -352,6 +359,7 @@ def _history(row: tuple[Any, ...], user: str) -> History:
         native_id=native_id,
         batch_name=name if submission == 0 else f"{name}-{submission}",
         queue=queue.rpartition("/")[2],
+        queue_arn=queue if queue.startswith("arn:") else "",
         generation=generation,
         submission=submission,
         sends=sends,

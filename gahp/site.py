@@ -56,6 +56,24 @@ def clients(config: Config) -> tuple[Any, Any]:
         ) from error
 
 
+def other_client(config: Config, service: str) -> Any:
+    """A boto3 client for what people look at beside Batch and S3, such as logs. Raises Refused as `clients` does."""
+    try:
+        session = boto3.Session(profile_name=config.profile or None, region_name=config.region or None)
+        if session.region_name is None:
+            raise Refused("No AWS Region is known: set AWSBATCH_REGION.")
+        settings = ClientConfig(
+            retries={"mode": "standard", "total_max_attempts": 3},
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            read_timeout=_READ_TIMEOUT_S,
+        )
+        return session.client(service, endpoint_url=config.endpoint_url or None, config=settings)
+    except BotoCoreError as error:
+        raise Refused(
+            one_line(f"AWS cannot be used: {str(error).rstrip('.')}. See AWSBATCH_PROFILE and AWSBATCH_REGION.")
+        ) from error
+
+
 def open_gateway(config: Config) -> Gateway:
     """A Gateway for this site, not yet started. Raises Refused with what has to be set or mended first."""
     config.require()
