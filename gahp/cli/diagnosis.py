@@ -91,7 +91,7 @@ def _trouble(run: History) -> Iterator[str]:
     yield f"The last try to {run.trouble_step} failed: {_stop(run.trouble)}"
     text = run.trouble.lower()
     if "toomanyrequests" in text or "throttl" in text or "rate exceeded" in text or "are to wait for" in text:
-        yield "AWS Batch takes no more calls of this account just now; the GAHP waits and goes on by itself. Nothing is to be done."
+        yield "AWS Batch takes no more calls of this account just now; the GAHP waits and goes on by itself."
     elif "credential" in text or "expiredtoken" in text or "token" in text:
         yield "Renew the credentials in ~/.aws or of AWSBATCH_PROFILE; the GAHP takes them up by itself."
     else:
@@ -205,8 +205,8 @@ def _room(facts: Facts, queue: Queue) -> Iterator[str]:
         front = f"{least}{_jobs(line.ahead)} in front of it" if line.ahead else "no job in front of it"
         if None not in limits and line.using + cpus > total:
             yield (
-                f"The compute environments of the queue {run.queue} are full: {least}{line.using:g} of {total} vCPUs (maxvCpus) are"
-                f" in use by {_jobs(line.running)}, with {front}. It starts as others end; raise maxvCpus for more at a time."
+                f"The compute environments of the queue {run.queue} are full: {least}{line.using:g} of {total} vCPUs (maxvCpus)"
+                f" are in use by {_jobs(line.running)}, with {front}. It starts as others end; raise maxvCpus for more at a time."
             )
         else:
             used = f"{least}{line.using:g} of {total} vCPUs are in use" if None not in limits else f"{_jobs(line.running)} run"
@@ -336,8 +336,8 @@ def _more_memory(run: History) -> Iterator[str]:
     ask = math.ceil(max(had * 1.5, (used or 0) * 1.25) / 256) * 256
     seen = f" and had used {used} when it was killed" if used else ""
     yield (
-        f"It had {had} MiB{seen}: put request_memory = {ask} into the submit file, or set it with condor_qedit (RequestMemory {ask})"
-        " and condor_release the job."
+        f"It had {had} MiB{seen}: put request_memory = {ask} into the submit file, or set RequestMemory = {ask} with"
+        " condor_qedit, and condor_release the job."
     )
 
 

@@ -157,7 +157,7 @@ def state_of(run: History) -> str:
         return "REMOVING"
     if run.state is RunState.SUBMITTED:
         return run.status or "SUBMITTED"
-    return run.state.value
+    return str(run.state.value)
 
 
 def since_of(run: History) -> float:
