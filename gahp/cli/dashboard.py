@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -17,7 +19,7 @@ Line = list[Piece]
 
 _MINUTE_S = 60.0
 _BARS = "▁▂▃▄▅▆▇█"
-_ORDER = ("ACCEPTED", "STAGED", "SUBMITTING", "SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING", "COLLECTING", "SUSPENDED")
+_ORDER = "ACCEPTED STAGED SUBMITTING SUBMITTED PENDING RUNNABLE STARTING RUNNING COLLECTING SUSPENDED".split()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,8 +64,8 @@ def look(runs: Iterable[History], now: float, *, title: str, limits: Sequence[Li
         if text and now - when < 3600.0:
             number, latest = errors.get(text, (0, 0.0))
             errors[text] = number + 1, max(latest, when)
-    slowest = sorted(live, key=lambda run: views.since_of(run))
-    slowest.sort(key=lambda run: views.state_of(run) != "RUNNING")
+    # Those that run, the longest first; then those that wait.
+    slowest = sorted(live, key=lambda run: (views.state_of(run) != "RUNNING", views.since_of(run)))
     return Frame(
         now=now,
         title=title,
@@ -82,23 +84,22 @@ def look(runs: Iterable[History], now: float, *, title: str, limits: Sequence[Li
 
 
 def over_time(
-    runs: Iterable[History], now: float, span_s: float, spans: Callable[[History, float], Iterable[tuple[float, float]]], points: int = 60
+    runs: Iterable[History],
+    now: float,
+    span_s: float,
+    spans: Callable[[History, float], Iterable[tuple[float, float]]],
+    points: int = 60,
 ) -> tuple[int, ...]:
-    """How many runs were in one of their `spans` at each of so many moments, the last of them now."""
-    step = span_s / (points - 1)
+    """How many runs were in one of their `spans` at each of so many moments, from `span_s` ago until now."""
+    begin_s, step = now - span_s, span_s / (points - 1)
     change = [0] * (points + 1)
     for run in runs:
         for begin, end in spans(run, now):
-            first = max(0, -int((now - begin) // step) + points - 1)
-            last = -int((now - end) // step) + points - 1 if end < now else points
-            if last > first and begin <= now:
-                change[min(first, points)] += 1
-                change[min(last, points)] -= 1
-    counts, total = [], 0
-    for number in change[:points]:
-        total += number
-        counts.append(total)
-    return tuple(counts)
+            # The moments from the first that is not before the span to the first that is not in it any more.
+            first, last = (min(points, max(0, math.ceil((when - begin_s) / step))) for when in (begin, end))
+            change[first] += 1
+            change[last if end < now else points] -= 1
+    return tuple(itertools.accumulate(change[:points]))
 
 
 def _ran(run: History, now: float) -> Iterable[tuple[float, float]]:

@@ -87,7 +87,8 @@ class Watch:
         for user, directory in views.journals(self._settings, self._everybody):
             until = self._read_until.get(directory)
             if until is None:
-                found = [*history.read(directory, user=user, live=True), *history.read(directory, user=user, since=now - _WINDOW_S)]
+                found = list(history.read(directory, user=user, live=True))
+                found += history.read(directory, user=user, since=now - _WINDOW_S)
             else:
                 # What was written while the last look was taken may bear a time before it.
                 found = list(history.read(directory, user=user, since=until - 5.0))
@@ -163,8 +164,8 @@ def _keys() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """Whoever ends this program gets the terminal back as it was: by SIGTERM, or by closing it. Ctrl-Z would leave the screen as it
-    is, so it does nothing here."""
+    """Whoever ends this program, by SIGTERM or by closing it, gets the terminal back as it was. Ctrl-Z would leave the screen as
+    it is, so it does nothing here."""
 
     def leave(number: int, _: Any) -> None:
         raise SystemExit(128 + number)
