@@ -388,7 +388,7 @@ def _history(row: tuple[Any, ...], user: str) -> History:
         since=seen[-1][1] if seen else 0.0,
         status_reason=batch.get("status_reason", ""),
         container_reason=batch.get("container_reason", ""),
-        attempts=_attempts(batch, seen),
+        attempts=_attempts(batch, seen, record),
         cpus=job.get("cpus", batch.get("cpus")),
         memory_mib=job.get("memory_mib", batch.get("memory_mib")),
         gpus=job.get("gpus"),
@@ -440,16 +440,22 @@ def _part(told: Mapping[str, Any], key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _attempts(batch: Mapping[str, Any], seen: tuple[tuple[str, float], ...]) -> tuple[Attempt, ...]:
-    """Batch's attempts with what the sweeps saw before each; the one that runs is the last."""
+def _attempts(batch: Mapping[str, Any], seen: tuple[tuple[str, float], ...], record: Mapping[str, Any]) -> tuple[Attempt, ...]:
+    """Batch's attempts with what the sweeps saw before each; the one that runs is the last.
+
+    Where Batch was only asked for lists, there is one, with the times that it, the sweeps or the run's own record give.
+    """
     found = [dict(entry) for entry in batch.get("attempts") or ()]
-    over = batch.get("status") in ("SUCCEEDED", "FAILED")
-    if not over and batch.get("status") == "RUNNING":
-        found.append({key: batch[key] for key in ("started", "log_stream", "worker") if key in batch})
-    elif over and not found and batch.get("started"):
-        # A list of jobs tells of the last attempt only.
-        keys = ("started", "stopped", "exit_code", "status_reason", "container_reason", "log_stream", "worker")
-        found.append({key: batch[key] for key in keys if key in batch})
+    status = batch.get("status")
+    ran = next((when for word, when in reversed(seen) if word == "RUNNING"), 0.0)
+    if status == "RUNNING" or (status in ("SUCCEEDED", "FAILED") and not found and (ran or record.get("started"))):
+        last = {key: batch[key] for key in ("started", "log_stream", "worker") if key in batch}
+        last.setdefault("started", record.get("started") or ran)
+        if status != "RUNNING":
+            keys = ("stopped", "exit_code", "status_reason", "container_reason")
+            last.update((key, batch[key]) for key in keys if key in batch)
+            last.setdefault("stopped", record.get("finished") or seen[-1][1])
+        found.append(last)
     before = 0.0
     attempts = []
     for entry in found:

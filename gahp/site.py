@@ -18,6 +18,7 @@ from gahp.batch import Batch
 from gahp.config import Config
 from gahp.gateway import Gateway, rebuild
 from gahp.journal import Damaged, Journal
+from gahp.limits import Limiter, Tops
 from gahp.model import Refused, Transient, one_line
 from gahp.sandbox import Sandbox
 
@@ -74,6 +75,12 @@ def other_client(config: Config, service: str) -> Any:
         ) from error
 
 
+def limiter(config: Config) -> Limiter:
+    """The pace of all calls to Batch, in step with the other GAHPs of this host."""
+    tops = Tops(config.terminate_rate, config.submit_rate, config.status_rate, config.call_rate, config.start_rate / 100)
+    return Limiter(config.limits_dir or os.path.join(config.state_dir, "limits"), tops)
+
+
 def open_gateway(config: Config) -> Gateway:
     """A Gateway for this site, not yet started. Raises Refused with what has to be set or mended first."""
     config.require()
@@ -84,6 +91,7 @@ def open_gateway(config: Config) -> Gateway:
         definition=config.job_definition,
         attempts=config.attempts,
         default_runtime_s=config.default_runtime,
+        limiter=limiter(config),
     )
     return Gateway(config, open_journal(config, sandbox, batch), sandbox, batch)
 

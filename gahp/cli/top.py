@@ -21,6 +21,7 @@ from gahp import history
 from gahp.cli import dashboard, screen, views
 from gahp.config import Config
 from gahp.history import History
+from gahp.limits import snapshot
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,7 +104,8 @@ class Watch:
 
 def limits(settings: Config) -> list[dashboard.Limit]:
     """How fast AWS Batch may be called and is, as all GAHPs of this host have learnt it."""
-    return []
+    found = snapshot(settings.limits_dir or os.path.join(settings.state_dir, "limits")).paces
+    return [dashboard.Limit(pace.kind, pace.rate, pace.in_use, pace.throttled_lately) for pace in found]
 
 
 def _full_screen(watch: Watch, options: argparse.Namespace) -> int:

@@ -34,10 +34,10 @@ class Site:
         if self._batch is None:
             self.settings.require()
             from gahp.batch import Batch  # noqa: PLC0415  boto3 is slow to load, and many a look needs no AWS
-            from gahp.site import clients  # noqa: PLC0415
+            from gahp.site import clients, limiter  # noqa: PLC0415
 
             client, _ = clients(self.settings)
-            self._batch = Batch(client, definition=self.settings.job_definition)
+            self._batch = Batch(client, definition=self.settings.job_definition, limiter=limiter(self.settings))
         return self._batch
 
     def client(self, service: str) -> Any:
