@@ -22,11 +22,13 @@ import json
 import os
 import pwd
 import re
+import shutil
 import sqlite3
+import tempfile
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from gahp.journal import FILE_NAME, SCHEMA_VERSION, RunState, Wanted, is_damage
 from gahp.model import JobRequest, Refused, decode_request
@@ -39,7 +41,7 @@ _CONDOR = re.compile(r"([0-9]{1,10})-([0-9]{1,10})-")
 _STATES = {state.value: state for state in RunState}
 _WANTED = {wanted.value: wanted for wanted in Wanted}
 _DAY_S = 86400
-_TRIES = 20
+_TRIES = 100
 _PAUSE_S = 0.05
 # The step in which a run of that state is: trouble with another one is past.
 _STEPS = {
@@ -283,16 +285,20 @@ def _look(directory: str, look: Callable[[sqlite3.Connection, int], _Rows]) -> _
     should it change all the same, the look is taken again.
     """
     path = os.path.join(directory, FILE_NAME)
-    for number in range(_TRIES):
+    problem: sqlite3.Error | None = None
+    for _ in range(_TRIES):
         before = _marks(path)
         if before is None:
             return []
-        how = "readonly_shm=1" if before[-1] else "immutable=1"
-        problem: sqlite3.Error | None = None
-        rows: _Rows = []
         try:
-            connection = sqlite3.connect(f"file:{urllib.parse.quote(path)}?mode=ro&{how}", uri=True, timeout=10)
-            try:
+            with contextlib.ExitStack() as stack:
+                if before.logged and not before.indexed:
+                    # As a GAHP leaves it for a moment when it comes or goes, or for good if it dies then.
+                    place, how = _copy(path, stack.enter_context(tempfile.TemporaryDirectory(prefix="awsbatch-"))), "mode=rw"
+                else:
+                    place, how = path, "mode=ro&readonly_shm=1" if before.logged else "mode=ro&immutable=1"
+                connection = sqlite3.connect(f"file:{urllib.parse.quote(place)}?{how}", uri=True, timeout=10)
+                stack.callback(connection.close)
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
                 if version > SCHEMA_VERSION:
                     raise Refused(
@@ -300,24 +306,41 @@ def _look(directory: str, look: Callable[[sqlite3.Connection, int], _Rows]) -> _
                         f" knows {SCHEMA_VERSION}): use that version."
                     )
                 rows = look(connection, version) if version else []
-            finally:
-                connection.close()
-        except sqlite3.Error as error:
-            problem = error
-        if problem is None and (before[-1] or before == _marks(path)):
-            return rows
-        lasting = problem is not None and (is_damage(problem) or not os.access(path, os.R_OK)) and before == _marks(path)
-        if problem is not None and (lasting or number + 1 == _TRIES):
-            raise _unreadable(path, problem)
+            if before.indexed or before == _marks(path):
+                return rows
+        except (sqlite3.Error, FileNotFoundError) as error:
+            problem = error if isinstance(error, sqlite3.Error) else None
+            lasting = problem is not None and (is_damage(problem) or not os.access(path, os.R_OK))
+            if lasting and before == _marks(path):
+                break
         time.sleep(_PAUSE_S)  # a GAHP is just making or removing its log
+    if problem is not None:
+        raise _unreadable(path, problem) from problem
     raise Refused(f"The journal {path} is being written all the time: try again.")
 
 
-def _marks(path: str) -> tuple[int, int, int, bool] | None:
-    """What changes when somebody writes a journal that nobody had open; the last: whether somebody has it open."""
+def _copy(path: str, folder: str) -> str:
+    place = os.path.join(folder, FILE_NAME)
+    for end in ("", "-wal"):
+        shutil.copyfile(path + end, place + end)
+    return place
+
+
+class _Marks(NamedTuple):
+    """What changes when somebody writes a journal that nobody had open; whether SQLite's log and its index are there."""
+
+    inode: int
+    changed: int
+    size: int
+    logged: bool
+    indexed: bool
+
+
+def _marks(path: str) -> _Marks | None:
     try:
         found = os.stat(path)
-        return found.st_ino, found.st_mtime_ns, found.st_size, os.path.exists(path + "-wal")
+        log, index = os.path.exists(path + "-wal"), os.path.exists(path + "-shm")
+        return _Marks(found.st_ino, found.st_mtime_ns, found.st_size, log, log and index)
     except FileNotFoundError:
         return None
     except OSError as error:
