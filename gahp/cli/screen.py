@@ -64,10 +64,10 @@ def table(
         parts = []
         for number, cell in enumerate(row):
             text = cut(cell, widths[number])
-            text = text.rjust(widths[number]) if headings[number] in right else text.ljust(widths[number])
+            blanks = " " * (widths[number] - len(text))
             if index and headings[number] == styled:
                 text = paint(text, styles[index - 1], colour)
-            parts.append(text)
+            parts.append(blanks + text if headings[number] in right else text + blanks)
         line = _GAP.join(parts).rstrip()
         lines.append(paint(line, "head", colour) if index == 0 else line)
     return lines
