@@ -206,7 +206,8 @@ def _room(facts: Facts, queue: Queue) -> Iterator[str]:
         if None not in limits and line.using + cpus > total:
             yield (
                 f"It asks for {_vcpus(cpus)}, and {least}{line.using:g} of the {total} that the queue {run.queue} may have"
-                f" (maxvCpus) are in use by {_jobs(line.running)}, with {front}. It starts as others end; raise maxvCpus for more at a time."
+                f" (maxvCpus) are in use by {_jobs(line.running)}, with {front}. It starts as others end; raise"
+                " maxvCpus for more at a time."
             )
         else:
             used = f"{least}{line.using:g} of {total} vCPUs are in use" if None not in limits else f"{_jobs(line.running)} run"
@@ -324,7 +325,7 @@ def _why_held(run: History) -> Iterator[str]:
     elif "CannotStartContainer" in reasons or "CannotCreateContainer" in reasons:
         yield "The container could not be made on its host: check mount points, devices and entry point of the job definition."
     elif "not in ENABLED state" in reasons:
-        yield f"The job queue {run.queue} was disabled when the job was submitted: enable it in AWS Batch, then condor_release the job."
+        yield f"The job queue {run.queue} was disabled then: enable it in AWS Batch, then condor_release the job."
     elif not run.native_id:
         yield "AWS Batch never had it. Mend that, then condor_release the job."
     elif "release" not in run.hold_reason.lower():
