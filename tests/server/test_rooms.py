@@ -19,7 +19,7 @@ ALLOWED = {
     "journal": {"model", "story"},
     "history": {"model", "story", "journal"},
     "sandbox": {"model"},
-    "batch": {"model", "limits"},
+    "batch": {"model", "lanes", "limits"},
     "gateway": {"model", "lanes", "limits", "journal", "story", "sandbox", "batch", "config"},
     "site": {"model", "limits", "batch", "config", "gateway", "journal", "sandbox"},
     "server": {"model", "lanes", "config", "protocol", "blah", "gateway", "site"},
