@@ -28,7 +28,7 @@ def of_batch(job: BatchJob, now: float) -> News:
         seen.insert(0, ["RUNNING", round(job.started, 3)])
     told = ((name, getattr(job, name)) for name in _JOB)
     batch: dict[str, Any] = {name: value for name, value in told if value or (value == 0 and name == "exit_code")}
-    if job.described:
+    if job.described or job.past:
         # A row of a list says less: what was said before stays.
         batch["attempts"] = [said({name: getattr(attempt, name) for name in _ATTEMPT}) for attempt in job.past]
     return {"seen": seen, "batch": batch}
