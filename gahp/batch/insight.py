@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gahp.batch.service import DESCRIBE_PAGE, Batch
+from gahp.model import Refused
 
 _LOOK_AT = 500  # jobs are described, and pages of as many listed, at most
 
@@ -74,7 +75,10 @@ def queue(batch: Batch, name: str) -> Queue | None:
     policy: str = detail.get("schedulingPolicyArn") or ""
     shares: tuple[tuple[str, float], ...] = ()
     if policy:
-        policies = batch.ask("DescribeSchedulingPolicies", arns=[policy])["schedulingPolicies"]
+        try:
+            policies = batch.ask("DescribeSchedulingPolicies", arns=[policy])["schedulingPolicies"]
+        except Refused:
+            policies = []  # not everybody may; its name says enough
         weights = ((policies[0].get("fairsharePolicy") or {}).get("shareDistribution") or []) if policies else []
         shares = tuple((entry["shareIdentifier"], float(entry.get("weightFactor", 1.0))) for entry in weights)
     return Queue(
