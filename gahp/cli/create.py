@@ -31,7 +31,7 @@ class Console:
 
     def progress(self, text: str) -> None:
         if self._live:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns
+            width = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # some terminals do not know theirs
             print(f"\r\033[K{text[: width - 1]}", end="", file=sys.stderr, flush=True)
         elif text and not self._quiet and text != self._shown and not text.startswith(self._shown.partition(",")[0] or "\0"):
             # Without a terminal, a line whenever something else is waited for.

@@ -71,6 +71,7 @@ def administrator(region: str, account: str, prefix: str, bucket: str, partition
     ]
     more = ["DeleteJobQueue", "RegisterJobDefinition", "DeregisterJobDefinition", "TagResource"]
     buckets = ["CreateBucket", "ListBucket", "ListBucketVersions", "DeleteBucket", "GetBucketTagging", "PutBucketTagging"]
+    buckets += ["PutBucketPublicAccessBlock", "PutLifecycleConfiguration"]
     roles = ["GetRole", "CreateRole", "DeleteRole", "TagRole", "PutRolePolicy", "DeleteRolePolicy", "ListRolePolicies"]
     roles += ["ListAttachedRolePolicies", "DetachRolePolicy", "ListRoleTags", "GetInstanceProfile", "CreateInstanceProfile"]
     roles += ["TagInstanceProfile", "AddRoleToInstanceProfile", "RemoveRoleFromInstanceProfile", "DeleteInstanceProfile"]
@@ -85,7 +86,7 @@ def administrator(region: str, account: str, prefix: str, bucket: str, partition
         [
             _allow([f"batch:Describe{name}" for name in described] + ["batch:ListJobs"], "*"),
             _allow([f"batch:{name}" for name in made + more], [*entities, f"{batch}:scheduling-policy/*"]),
-            _allow([*(f"s3:{name}" for name in buckets), "s3:PutBucketPublicAccessBlock"], f"arn:{partition}:s3:::{bucket}"),
+            _allow([f"s3:{name}" for name in buckets], f"arn:{partition}:s3:::{bucket}"),
             _allow(["s3:DeleteObject", "s3:DeleteObjectVersion"], f"arn:{partition}:s3:::{bucket}/*"),
             _allow(
                 [f"iam:{name}" for name in roles],
