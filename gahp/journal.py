@@ -28,7 +28,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -207,6 +207,18 @@ def _require_move(run: Run, changes: dict[str, Any]) -> None:
     state = changes.get("state", run.state)
     if state is not run.state and state not in MOVES[run.state]:
         raise ValueError(f"run {run.name}: {run.state.name} cannot become {state.name}")
+
+
+def _update(name: str, changes: Mapping[str, Any], news: story.News | None, now: float) -> tuple[str, dict[str, Any]]:
+    """The statement that changes a run, and its values. The time of a move goes into the run's story, and so does `news`."""
+    sets = [f"{column} = :{column}" for column in changes]
+    values = {**changes, "changed": now, "name": name}
+    if "state" in changes:
+        news = {**(news or {}), "at": {changes["state"].value: round(now, 3)}}
+    if news:
+        sets.append("story = retell(story, :news)")
+        values["news"] = story.write(news)
+    return f"UPDATE runs SET {', '.join(sets)}, changed = :changed WHERE name = :name", values
 
 
 class _Write(NamedTuple):
@@ -489,15 +501,7 @@ class Journal:
         return done
 
     def _change(self, name: str, changes: dict[str, Any], news: story.News | None) -> Future[None]:
-        now = self._clock()
-        sets = [f"{column} = :{column}" for column in changes]
-        values = {**changes, "changed": now, "name": name}
-        if "state" in changes:
-            news = {**(news or {}), "at": {changes["state"].value: round(now, 3)}}
-        if news:
-            sets.append("story = retell(story, :news)")
-            values["news"] = story.write(news)
-        return self._write(f"UPDATE runs SET {', '.join(sets)}, changed = :changed WHERE name = :name", values)
+        return self._write(*_update(name, changes, news, self._clock()))
 
     def ask(self, name: str, wanted: Wanted) -> Future[None]:
         """Tell the owner of a run, another GAHP, what is wanted of it. In a column of its own: the owner writes all others."""
