@@ -106,6 +106,8 @@ def _ended(site: views.Site, found: History, options: argparse.Namespace, show: 
         return 0
     if not name and found.program_started:
         views.note(f"the job threw its {word} away (/dev/null); this is its log in CloudWatch")
+    if not any(attempt.log_stream for attempt in found.attempts):
+        found = views.asked(site, found)
     if not found.attempts and not found.log_stream:
         raise Refused(f"The job {options.id} never started, so it wrote nothing: condor_awsbatch why {options.id} tells more.")
     stream = found.attempts[-1].log_stream if found.attempts else ""
@@ -142,7 +144,7 @@ def _from_s3(site: views.Site, found: History, error: bool) -> Iterator[bytes] |
 
 
 def _one_attempt(site: views.Site, found: History, options: argparse.Namespace, show: Output) -> int:
-    [now], _ = views.refresh(site, [found])
+    now = views.asked(site, found)
     if options.attempt > len(now.attempts):
         count = len(now.attempts)
         attempts = f"{count} attempt{'' if count == 1 else 's'}"

@@ -108,6 +108,21 @@ def refresh(site: Site, runs: Sequence[History], at_most: int = _ASK_AT_MOST) ->
     return [updated(run, said[run.native_id], now) if run.native_id in said else run for run in runs], ""
 
 
+def asked(site: Site, run: History) -> History:
+    """The run with all that Batch says of its job, also of one that is over; as it is where Batch cannot say.
+
+    Of a job that went well the GAHP need not have asked how often it was started, and where it logged.
+    """
+    if run.native_id:
+        try:
+            for _, jobs in site.batch.describe([run.native_id]):
+                if run.native_id in jobs:
+                    return updated(run, jobs[run.native_id], time.time())
+        except (Refused, Transient):
+            pass
+    return run
+
+
 def updated(run: History, job: BatchJob, now: float) -> History:
     """The run as Batch has it now. Since when: Batch's own word, else when the GAHP first saw it so, else from its making on."""
     since = {"RUNNING": job.started, "SUCCEEDED": job.stopped, "FAILED": job.stopped}.get(job.status) or (

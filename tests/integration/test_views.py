@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import time
 
 import pytest
 
+from gahp.journal import FILE_NAME
 from gahp.model import JobState
 
 PROGRAM = os.path.join(os.path.dirname(sys.executable), "condor_awsbatch")
@@ -421,3 +423,19 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.2)
+
+
+def test_the_log_of_an_arrays_child_is_found_though_only_its_parent_was_described(gahp, aws, look):
+    """What the GAHP knew from counts and lists alone is asked when somebody wants to read it."""
+    job_id = gahp.submit(**numbered(0, Cmd="/bin/echo", Arguments="to the log"))
+    gahp.finish(job_id)
+    gahp.close()
+    connection = sqlite3.connect(gahp.home / "state" / FILE_NAME)
+    [(text,)] = connection.execute("SELECT story FROM runs").fetchall()
+    story = json.loads(text)
+    story["batch"] = {key: story["batch"][key] for key in ("id", "status")}
+    connection.execute("UPDATE runs SET story = ?", (json.dumps(story),))
+    connection.commit()
+    connection.close()
+    assert look("logs", "31.0") == "to the log\n"
+    assert look("logs", "31.0", "-attempt", "1") == "to the log\n"
