@@ -28,10 +28,11 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+from gahp import story
 from gahp.model import JobReport, JobRequest, Refused, Transient, decode_report, decode_request, encode
 
 SCHEMA_VERSION = 3
@@ -139,7 +140,7 @@ CREATE TABLE runs (
     started INTEGER NOT NULL, confirmed INTEGER NOT NULL, predecessor TEXT NOT NULL, report TEXT, owner TEXT NOT NULL,
     created REAL NOT NULL, sends INTEGER NOT NULL, discarded INTEGER NOT NULL, changed REAL NOT NULL, request TEXT NOT NULL,
     asked TEXT NOT NULL DEFAULT '', pack TEXT NOT NULL DEFAULT '', child INTEGER NOT NULL DEFAULT 0,
-    earlier TEXT NOT NULL DEFAULT '');
+    earlier TEXT NOT NULL DEFAULT '', story TEXT NOT NULL DEFAULT '');
 CREATE UNIQUE INDEX one_generation ON runs (directory, generation) WHERE directory <> '';
 CREATE INDEX live ON runs (owner) WHERE state NOT IN ('COMPLETED', 'HELD', 'REMOVED');
 CREATE INDEX asked ON runs (owner) WHERE asked <> '';
@@ -166,6 +167,7 @@ ALTER TABLE runs ADD COLUMN child INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE runs ADD COLUMN earlier TEXT NOT NULL DEFAULT '';
 CREATE INDEX packed ON runs (pack, child) WHERE pack <> '' AND discarded = 0;
 CREATE INDEX packed_before ON runs (name) WHERE earlier <> '' AND discarded = 0;
+ALTER TABLE runs ADD COLUMN story TEXT NOT NULL DEFAULT '';
 PRAGMA user_version = 3;
 """,
 }
@@ -220,15 +222,22 @@ def _from_row(row: tuple[Any, ...]) -> Run:
     return Run(**values)
 
 
-def _update(changes: Iterable[str]) -> str:
-    sets = ", ".join(f"{column} = :{column}" for column in changes)
-    return f"UPDATE runs SET {sets}, changed = :changed WHERE name = :name"
-
-
 def _require_move(run: Run, changes: dict[str, Any]) -> None:
     state = changes.get("state", run.state)
     if state is not run.state and state not in MOVES[run.state]:
         raise ValueError(f"run {run.name}: {run.state.name} cannot become {state.name}")
+
+
+def _update(name: str, changes: Mapping[str, Any], news: story.News | None, now: float) -> tuple[str, dict[str, Any]]:
+    """The statement that changes a run, and its values. The time of a move goes into the run's story, and so does `news`."""
+    sets = [f"{column} = :{column}" for column in changes]
+    values = {**changes, "changed": now, "name": name}
+    if "state" in changes:
+        news = {**(news or {}), "at": {changes["state"].value: round(now, 3)}}
+    if news:
+        sets.append("story = retell(story, :news)")
+        values["news"] = story.write(news)
+    return f"UPDATE runs SET {', '.join(sets)}, changed = :changed WHERE name = :name", values
 
 
 class _Write(NamedTuple):
@@ -248,6 +257,7 @@ def connect(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.create_function("retell", 2, story.retell, deterministic=True)
     connection.execute("BEGIN IMMEDIATE")
     with _ending(connection):
         version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -346,7 +356,7 @@ def replace(directory: str, runs: Iterable[tuple[Run, JobRequest]], now: float) 
     with _ending(connection):
         for run, request in runs:
             values = _to_row({column: getattr(run, column) for column in _COLUMNS})
-            values.update(changed=now, request=encode(request))
+            values.update(changed=now, request=encode(request), story=story.begin(request, run.state.value, run.created))
             marks = ", ".join(":" + column for column in values)
             connection.execute(f"INSERT OR IGNORE INTO runs ({', '.join(values)}) VALUES ({marks})", values)
     connection.execute("PRAGMA journal_mode = DELETE")  # all of it in the one file
@@ -472,7 +482,7 @@ class Journal:
         """Record a new run, owned by this GAHP. The future raises Conflict if its generation is taken."""
         run.owner = self.owner
         values = {column: getattr(run, column) for column in _COLUMNS}
-        values.update(changed=self._clock(), request=encode(request))
+        values.update(changed=self._clock(), request=encode(request), story=story.begin(request, run.state.value, run.created))
         names = ", ".join(values)
         marks = ", ".join(":" + column for column in values)
         return self._write(f"INSERT INTO runs ({names}) VALUES ({marks})", values, keep=False)
@@ -483,14 +493,17 @@ class Journal:
         text = json.dumps({**fields, "request": encode(request)})
         return f"{_seal(text, self._secret)} {text}"
 
-    def update(self, run: Run, **changes: Any) -> Future[None]:
-        """Change `run`, in memory now and in the file when the future ends. A move that MOVES does not allow is an error."""
+    def update(self, run: Run, news: story.News | None = None, **changes: Any) -> Future[None]:
+        """Change `run`, in memory now and in the file when the future ends. A move that MOVES does not allow is an error.
+
+        `news` goes into the run's story, and so does the time of a move.
+        """
         _require_move(run, changes)
         for column, value in changes.items():
             setattr(run, column, value)
-        return self._change(run.name, changes)
+        return self._change(run.name, changes, news)
 
-    def record(self, run: Run, **changes: Any) -> Future[None]:
+    def record(self, run: Run, news: story.News | None = None, **changes: Any) -> Future[None]:
         """As `update`, but memory follows the file: nobody hears of it before it is on disk. The future ends after both."""
         _require_move(run, changes)
         done: Future[None] = Future()
@@ -504,7 +517,7 @@ class Journal:
                 setattr(run, column, value)
             done.set_result(None)
 
-        self._change(run.name, changes).add_done_callback(follow)
+        self._change(run.name, changes, news).add_done_callback(follow)
         return done
 
     def update_all(self, changed: Iterable[tuple[Run, dict[str, Any]]]) -> Future[None]:
@@ -517,12 +530,12 @@ class Journal:
         for run, changes in changed:
             for column, value in changes.items():
                 setattr(run, column, value)
-            sql = sql or _update(changes)
-            rows.append(_to_row({**changes, "changed": now, "name": run.name}))
+            sql, values = _update(run.name, changes, None, now)
+            rows.append(_to_row(values))
         return self._write(sql or "UPDATE runs SET name = name WHERE 0", rows)
 
-    def _change(self, name: str, changes: dict[str, Any]) -> Future[None]:
-        return self._write(_update(changes), {**changes, "changed": self._clock(), "name": name})
+    def _change(self, name: str, changes: dict[str, Any], news: story.News | None) -> Future[None]:
+        return self._write(*_update(name, changes, news, self._clock()))
 
     def ask(self, name: str, wanted: Wanted) -> Future[None]:
         """Tell the owner of a run, another GAHP, what is wanted of it. In a column of its own: the owner writes all others."""

@@ -57,18 +57,27 @@ def clients(config: Config) -> tuple[Any, Any]:
         ) from error
 
 
-def events_client(config: Config) -> Any:
-    """A boto3 client for SQS. Raises Refused when Region or profile are not to be had."""
+def other_client(config: Config, service: str, attempts: int = 3) -> Any:
+    """A boto3 client for what is asked beside Batch and S3: logs, events. Raises Refused as `clients` does."""
     try:
         session = boto3.Session(profile_name=config.profile or None, region_name=config.region or None)
-        once = ClientConfig(
-            retries={"mode": "standard", "total_max_attempts": 1},
+        if session.region_name is None:
+            raise Refused("No AWS Region is known: set AWSBATCH_REGION.")
+        settings = ClientConfig(
+            retries={"mode": "standard", "total_max_attempts": attempts},
             connect_timeout=_CONNECT_TIMEOUT_S,
             read_timeout=_READ_TIMEOUT_S,
         )
-        return session.client("sqs", endpoint_url=config.endpoint_url or None, config=once)
+        return session.client(service, endpoint_url=config.endpoint_url or None, config=settings)
     except BotoCoreError as error:
-        raise Refused(one_line(f"The events' queue cannot be read: {str(error).rstrip('.')}.")) from error
+        raise Refused(
+            one_line(f"AWS cannot be used: {str(error).rstrip('.')}. See AWSBATCH_PROFILE and AWSBATCH_REGION.")
+        ) from error
+
+
+def events_client(config: Config) -> Any:
+    """A boto3 client for SQS. Raises Refused when Region or profile are not to be had."""
+    return other_client(config, "sqs", attempts=1)
 
 
 def limiter(config: Config) -> Limiter:

@@ -2,7 +2,7 @@
 
 from gahp.batch.errors import CredentialsProblem, Throttled, Unsure
 from gahp.batch.events import EventQueue
-from gahp.batch.jobs import BatchJob
+from gahp.batch.jobs import BatchAttempt, BatchJob
 from gahp.batch.overrides import check_resources, choose_queue, shape
 from gahp.batch.service import BULK, DESCRIBE_PAGE, LIST_PAGE, Batch, BatchClient
 
@@ -11,6 +11,7 @@ __all__ = [
     "DESCRIBE_PAGE",
     "LIST_PAGE",
     "Batch",
+    "BatchAttempt",
     "BatchClient",
     "BatchJob",
     "CredentialsProblem",

@@ -6,6 +6,7 @@ SubmitJob whose reply was lost a second time, and Batch has no token that tells 
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -131,6 +132,20 @@ class Batch:
             page = wanted[start : start + DESCRIBE_PAGE]
             details = self._call("DescribeJobs", self._client.describe_jobs, jobs=page)["jobs"]
             yield page, {job.id: job for job in map(from_detail, details)}
+
+    def first_listed(self, queue: str, status: str, at_most: int) -> tuple[list[Mapping[str, Any]], bool]:
+        """The newest rows of a queue in one status, and whether these are all."""
+        rows: list[Mapping[str, Any]] = []
+        for row in self._list(jobQueue=queue, jobStatus=status):
+            if len(rows) == at_most:
+                return rows, False
+            rows.append(row)
+        return rows, True
+
+    def ask(self, action: str, **parameters: Any) -> Mapping[str, Any]:
+        """Any call of Batch that only looks, by the name of its action, for who asks what no method here does."""
+        method = re.sub(r"(?<!^)(?=[A-Z])", "_", action).lower()
+        return self._call(action, getattr(self._client, method), **parameters)
 
     def children(self, parent: str, status: str, token: str = "") -> tuple[list[BatchJob], str]:
         """One page of an array's children in that status, and the token of the next page; "" if this is the last."""

@@ -34,6 +34,8 @@ _PASSED_ON = (
     "TransferExecutable",
     "GlobalJobId",
     "DAGNodeName",
+    "DAGManJobId",
+    "JobBatchName",
     "JobPrio",
     "Owner",
     "UserLog",

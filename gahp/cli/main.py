@@ -11,7 +11,24 @@ from types import ModuleType
 from gahp import __version__
 from gahp.model import Refused, Transient
 
-VERBS = ("config", "create", "delete", "demo", "doctor", "image", "install", "local", "orphans", "shell", "uninstall", "update")
+VERBS = (
+    "config",
+    "create",
+    "delete",
+    "demo",
+    "doctor",
+    "image",
+    "install",
+    "local",
+    "logs",
+    "orphans",
+    "q",
+    "shell",
+    "top",
+    "uninstall",
+    "update",
+    "why",
+)
 
 
 def _module(verb: str) -> ModuleType:
@@ -27,7 +44,9 @@ def _parser(verbs: tuple[str, ...]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in verbs:
         module = _module(verb)
-        module.add_arguments(commands.add_parser(verb, help=module.SUMMARY, description=module.SUMMARY, allow_abbrev=False))
+        command = commands.add_parser(verb, help=module.SUMMARY, description=module.SUMMARY, allow_abbrev=False)
+        command.add_argument("-help", action="help", help=argparse.SUPPRESS)  # as HTCondor's tools have it
+        module.add_arguments(command)
     return parser
 
 

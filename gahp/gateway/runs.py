@@ -14,19 +14,22 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from typing import Any
 
+from gahp import story
 from gahp.batch import BULK, Batch, BatchJob, Unsure, shape
 from gahp.gateway.follow import Followed, Follower
 from gahp.gateway.packer import Group, Packer, Part
 from gahp.gateway.parents import Parents
 from gahp.gateway.steps import Step, next_step
 from gahp.gateway.sweep import split
+from gahp.gateway.telling import has_news, of_batch, of_record
 from gahp.gateway.verdict import decide, ended_by_somebody, held, removed
 from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
 from gahp.lanes import Lane, backoff
 from gahp.limits import Later
 from gahp.model import HoldCode, JobReport, JobRequest, JobState, Refused, Transient
-from gahp.sandbox import Sandbox
+from gahp.sandbox import Outcome, Sandbox
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ class Live:
     """A run that is not over, as this process works on it."""
 
     __slots__ = (
-        *("again", "alone", "busy", "ending_asked", "job", "missing_since", "news", "part", "run", "tries"),
+        *("again", "alone", "busy", "ending_asked", "job", "missing_since", "news", "part", "run", "tries", "trouble"),
         *("unsure_since", "waiters"),
     )
 
@@ -64,6 +67,7 @@ class Live:
         self.tries = 0
         self.part: Part | None = None  # it is staged but for its manifest, which is written together with others'
         self.alone = False  # it is not packed
+        self.trouble = ""
         self.waiters: list[tuple[Wanted, Future[None]]] = []
 
     def report(self) -> JobReport:
@@ -330,11 +334,13 @@ class Runs:
         try:
             if error is None:
                 live.tries = 0
+                live.trouble = ""
             elif isinstance(error, Later):
                 delay = error.wait_s
             elif isinstance(error, Transient):
                 delay = backoff(live.tries)
                 live.tries += 1
+                self._tell_trouble(live, step, error)
                 log.warning("%s: %s is tried again in %.1f s: %s", live.run.name, step.value, delay, error)
             elif isinstance(error, Refused):
                 log.warning("%s: %s: %s", live.run.name, step.value, error)
@@ -354,6 +360,12 @@ class Runs:
         if news is not None:
             self._look_at([news])
         self._go_on(live, 0.0 if again else delay)
+
+    def _tell_trouble(self, live: Live, step: Step, error: Transient) -> None:
+        """What keeps a run from its next step, for people who ask: once, however often it is tried again."""
+        if str(error) != live.trouble and not isinstance(error, JournalProblem):
+            live.trouble = str(error)
+            self._journal.update(live.run, news=story.trouble(step.value, live.trouble, self._clock()))
 
     def _refused(self, live: Live, step: Step, error: Refused) -> float | None:
         """What a refusal means depends on whether Batch may have the job: what may be running is never given up."""
@@ -652,7 +664,7 @@ class Runs:
                 if live.run.state is not RunState.COLLECTING:
                     return
         report = decide(request, job, outcome)
-        self._finish(live, RunState.COMPLETED if report.state is JobState.COMPLETED else RunState.HELD, report)
+        self._finish(live, RunState.COMPLETED if report.state is JobState.COMPLETED else RunState.HELD, report, outcome)
 
     def _described(self, live: Live) -> BatchJob | None:
         """What DescribeJobs says of a run that is said to have ended; if that is not so, it is followed again."""
@@ -683,11 +695,12 @@ class Runs:
                         log.warning("%s: AWS Batch had it twice, ending %s", run.name, job_id + child)
                         self._batch.terminate(job_id + child, "Submitted twice")
 
-    def _finish(self, live: Live, state: RunState, report: JobReport) -> None:
+    def _finish(self, live: Live, state: RunState, report: JobReport, outcome: Outcome | None = None) -> None:
         """The end of a run: on disk before anybody is told, so that it is told the same for ever."""
         self._end_doubles(live.run)
         self._hold_part(live, None)
-        self._journal.record(live.run, report=report, state=state).result()
+        news = {**(of_batch(live.job, self._clock()) if live.job else {}), **of_record(outcome)}
+        self._journal.record(live.run, news=news, report=report, state=state).result()
         log.info("%s: %s%s", live.run.name, state.name, f": {report.hold_reason}" if report.hold_reason else "")
         with self._lock:
             self._live.pop(live.run.name, None)
@@ -809,12 +822,14 @@ class Runs:
         if job.attempts is None and live.job is not None and live.job.attempts:
             # A row of a list does not say so.
             job = dataclasses.replace(job, attempts=live.job.attempts, worker=live.job.worker)
-        live.job = job
+        before, live.job = live.job, job
         if job.over:
             self._ended(live)
         elif job.running != run.started:
             # A run whose host went away is idle again until its next attempt runs.
-            self._journal.update(run, started=job.running)
+            self._journal.update(run, news=of_batch(job, self._clock()), started=job.running)
+        elif has_news(before, job):
+            self._journal.update(run, news=of_batch(job, self._clock()))
         if not job.over and run.wanted is Wanted.HOLD and job.status in ("STARTING", "RUNNING"):
             self._journal.update(run, wanted=Wanted.RUN)
             live.ending_asked = False
@@ -850,7 +865,7 @@ class Runs:
             self._journal.update(run, state=RunState.COLLECTING)
 
 
-def _unpacked(run: Run) -> dict[str, str | int]:
+def _unpacked(run: Run) -> dict[str, Any]:
     """What changes in a run that leaves its pack for good."""
     return {"pack": "", "child": 0, "earlier": " ".join(f"{name}:{child}" for name, child in run.packs)}
 

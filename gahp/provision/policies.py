@@ -35,12 +35,14 @@ def submit_host(
     batch = f"arn:{partition}:batch:{region}:{account}"
     jobs = [f"{batch}:job-queue/{queue}", f"{batch}:job-definition/{definition}", f"{batch}:job-definition/{definition}:*"]
     watch = ["ListJobs", "DescribeJobs", "DescribeJobQueues", "DescribeJobDefinitions", "DescribeComputeEnvironments"]
+    # For `condor_awsbatch why`, which does without if need be.
+    explain = ["batch:DescribeSchedulingPolicies", "ec2:DescribeInstanceTypes"]
     objects = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
     return _policy(
         [
             _allow(["batch:SubmitJob", "batch:TagResource"], [*jobs, f"{batch}:job/*"]),
             _allow(["batch:TerminateJob", "batch:CancelJob"], f"{batch}:job/*"),
-            _allow([f"batch:{name}" for name in watch], "*"),
+            _allow([*(f"batch:{name}" for name in watch), *explain], "*"),
             _allow(objects, f"arn:{partition}:s3:::{bucket}/{key}/*"),
             _list(bucket, key, partition),
             _allow(
