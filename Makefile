@@ -23,6 +23,8 @@ test-aws: $(STAMP)  ## what is leant on in AWS: against the embedded AWS, or a r
 
 docs: $(STAMP)  ## what is made from the code: docs/messages.md, man/, completion/
 	$(BIN)/python -m tools.messages
+	$(BIN)/python -m tools.manual
+	$(BIN)/python -m tools.completion
 
 lint: $(STAMP)
 	$(BIN)/ruff check gahp tests bench tools
