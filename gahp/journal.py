@@ -32,9 +32,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+from gahp import story
 from gahp.model import JobReport, JobRequest, Refused, Transient, decode_report, decode_request, encode
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FILE_NAME = "journal.sqlite"
 IDENTITY_FILE = "journal.id"
 DAMAGE_FILE = "journal.damaged"
@@ -126,7 +127,7 @@ CREATE TABLE runs (
     wanted TEXT NOT NULL, submission INTEGER NOT NULL, native_id TEXT NOT NULL, queue TEXT NOT NULL, sent REAL NOT NULL,
     started INTEGER NOT NULL, confirmed INTEGER NOT NULL, predecessor TEXT NOT NULL, report TEXT, owner TEXT NOT NULL,
     created REAL NOT NULL, sends INTEGER NOT NULL, discarded INTEGER NOT NULL, changed REAL NOT NULL, request TEXT NOT NULL,
-    asked TEXT NOT NULL DEFAULT '');
+    asked TEXT NOT NULL DEFAULT '', story TEXT NOT NULL DEFAULT '');
 CREATE UNIQUE INDEX one_generation ON runs (directory, generation) WHERE directory <> '';
 CREATE INDEX live ON runs (owner) WHERE state NOT IN ('COMPLETED', 'HELD', 'REMOVED');
 CREATE INDEX asked ON runs (owner) WHERE asked <> '';
@@ -144,6 +145,10 @@ DROP INDEX asked;
 CREATE INDEX asked ON runs (owner) WHERE asked <> '';
 CREATE INDEX littered ON runs (changed) WHERE state IN ('COMPLETED', 'HELD', 'REMOVED') AND discarded = 0;
 PRAGMA user_version = 2;
+""",
+    2: """
+ALTER TABLE runs ADD COLUMN story TEXT NOT NULL DEFAULT '';
+PRAGMA user_version = 3;
 """,
 }
 _RECORD = ("name", "directory", "digest", "generation", "queue", "predecessor", "created")
@@ -219,6 +224,7 @@ def connect(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.create_function("retell", 2, story.retell, deterministic=True)
     connection.execute("BEGIN IMMEDIATE")
     with _ending(connection):
         version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -317,7 +323,7 @@ def replace(directory: str, runs: Iterable[tuple[Run, JobRequest]], now: float) 
     with _ending(connection):
         for run, request in runs:
             values = _to_row({column: getattr(run, column) for column in _COLUMNS})
-            values.update(changed=now, request=encode(request))
+            values.update(changed=now, request=encode(request), story=story.begin(request, run.state.value, run.created))
             marks = ", ".join(":" + column for column in values)
             connection.execute(f"INSERT OR IGNORE INTO runs ({', '.join(values)}) VALUES ({marks})", values)
     connection.execute("PRAGMA journal_mode = DELETE")  # all of it in the one file
@@ -443,7 +449,7 @@ class Journal:
         """Record a new run, owned by this GAHP. The future raises Conflict if its generation is taken."""
         run.owner = self.owner
         values = {column: getattr(run, column) for column in _COLUMNS}
-        values.update(changed=self._clock(), request=encode(request))
+        values.update(changed=self._clock(), request=encode(request), story=story.begin(request, run.state.value, run.created))
         names = ", ".join(values)
         marks = ", ".join(":" + column for column in values)
         return self._write(f"INSERT INTO runs ({names}) VALUES ({marks})", values, keep=False)
@@ -454,14 +460,17 @@ class Journal:
         text = json.dumps({**fields, "request": encode(request)})
         return f"{_seal(text, self._secret)} {text}"
 
-    def update(self, run: Run, **changes: Any) -> Future[None]:
-        """Change `run`, in memory now and in the file when the future ends. A move that MOVES does not allow is an error."""
+    def update(self, run: Run, news: story.News | None = None, **changes: Any) -> Future[None]:
+        """Change `run`, in memory now and in the file when the future ends. A move that MOVES does not allow is an error.
+
+        `news` goes into the run's story, and so does the time of a move.
+        """
         _require_move(run, changes)
         for column, value in changes.items():
             setattr(run, column, value)
-        return self._change(run.name, changes)
+        return self._change(run.name, changes, news)
 
-    def record(self, run: Run, **changes: Any) -> Future[None]:
+    def record(self, run: Run, news: story.News | None = None, **changes: Any) -> Future[None]:
         """As `update`, but memory follows the file: nobody hears of it before it is on disk. The future ends after both."""
         _require_move(run, changes)
         done: Future[None] = Future()
@@ -475,15 +484,19 @@ class Journal:
                 setattr(run, column, value)
             done.set_result(None)
 
-        self._change(run.name, changes).add_done_callback(follow)
+        self._change(run.name, changes, news).add_done_callback(follow)
         return done
 
-    def _change(self, name: str, changes: dict[str, Any]) -> Future[None]:
-        sets = ", ".join(f"{column} = :{column}" for column in changes)
-        return self._write(
-            f"UPDATE runs SET {sets}, changed = :changed WHERE name = :name",
-            {**changes, "changed": self._clock(), "name": name},
-        )
+    def _change(self, name: str, changes: dict[str, Any], news: story.News | None) -> Future[None]:
+        now = self._clock()
+        sets = [f"{column} = :{column}" for column in changes]
+        values = {**changes, "changed": now, "name": name}
+        if "state" in changes:
+            news = {**(news or {}), "at": {changes["state"].value: round(now, 3)}}
+        if news:
+            sets.append("story = retell(story, :news)")
+            values["news"] = story.write(news)
+        return self._write(f"UPDATE runs SET {', '.join(sets)}, changed = :changed WHERE name = :name", values)
 
     def ask(self, name: str, wanted: Wanted) -> Future[None]:
         """Tell the owner of a run, another GAHP, what is wanted of it. In a column of its own: the owner writes all others."""

@@ -104,6 +104,8 @@ class JobRequest:
     digest: str = ""
     global_job_id: str = ""
     dag_node: str = ""
+    dag: int | None = None
+    batch_name: str = ""
     owner: str = ""
 
 

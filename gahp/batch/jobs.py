@@ -11,8 +11,24 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class BatchAttempt:
+    """One start of a job's container that is over. Times as in BatchJob."""
+
+    started: float = 0.0
+    stopped: float = 0.0
+    exit_code: int | None = None
+    status_reason: str = ""
+    container_reason: str = ""
+    log_stream: str = ""
+    worker: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class BatchJob:
-    """`status` is Batch's word; times are in seconds since the epoch, 0.0 if there is none."""
+    """`status` is Batch's word; times are in seconds since the epoch, 0.0 if there is none.
+
+    `attempts` counts the starts of the container that are over; `past` has them, oldest first.
+    """
 
     id: str
     name: str
@@ -29,6 +45,8 @@ class BatchJob:
     memory_mib: int | None = None
     log_stream: str = ""
     worker: str = ""
+    created: float = 0.0
+    past: tuple[BatchAttempt, ...] = ()
 
     @property
     def over(self) -> bool:
@@ -61,9 +79,28 @@ def from_detail(detail: Mapping[str, Any]) -> BatchJob:
         cpus=_whole(asked.get("VCPU", container.get("vcpus"))),
         memory_mib=_whole(asked.get("MEMORY", container.get("memory"))),
         log_stream=container.get("logStreamName") or "",
-        # The instance itself is not told, but ECS's name of it is.
-        worker=(container.get("containerInstanceArn") or "").rpartition("/")[2],
+        worker=_worker(container),
+        created=(detail.get("createdAt") or 0) / 1000,
+        past=tuple(map(_attempt, attempts)),
     )
+
+
+def _attempt(detail: Mapping[str, Any]) -> BatchAttempt:
+    container: Mapping[str, Any] = detail.get("container") or {}
+    return BatchAttempt(
+        started=(detail.get("startedAt") or 0) / 1000,
+        stopped=(detail.get("stoppedAt") or 0) / 1000,
+        exit_code=container.get("exitCode"),
+        status_reason=detail.get("statusReason") or "",
+        container_reason=container.get("reason") or "",
+        log_stream=container.get("logStreamName") or "",
+        worker=_worker(container),
+    )
+
+
+def _worker(container: Mapping[str, Any]) -> str:
+    """The instance itself is not told, but ECS's name of it is; a Fargate job has its task only."""
+    return str(container.get("containerInstanceArn") or container.get("taskArn") or "").rpartition("/")[2]
 
 
 def _whole(value: Any) -> int | None:

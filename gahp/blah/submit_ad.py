@@ -79,6 +79,8 @@ def parse_submit(text: str) -> model.JobRequest:
         digest=hashlib.sha256(model.to_bytes(text)).hexdigest(),
         global_job_id=ad.text("GlobalJobId"),
         dag_node=ad.text("DAGNodeName"),
+        dag=ad.integer("DAGManJobId"),
+        batch_name=ad.text("JobBatchName"),
         owner=ad.text("Owner"),
     )
 

@@ -35,6 +35,8 @@ _PASSED_ON = (
     "TransferExecutable",
     "GlobalJobId",
     "DAGNodeName",
+    "DAGManJobId",
+    "JobBatchName",
     "JobPrio",
     "Owner",
     "UserLog",

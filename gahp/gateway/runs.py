@@ -15,13 +15,15 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 
+from gahp import story
 from gahp.batch import Batch, BatchJob, Unsure
 from gahp.gateway.steps import Step, next_step
+from gahp.gateway.telling import has_news, of_batch, of_record
 from gahp.gateway.verdict import decide, ended_by_somebody, held, removed
 from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
 from gahp.lanes import Lane, backoff
 from gahp.model import HoldCode, JobReport, JobState, Refused, Transient
-from gahp.sandbox import Sandbox
+from gahp.sandbox import Outcome, Sandbox
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ _NEVER_FITS = ("MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT", "MISCONFIGURATION:CO
 class Live:
     """A run that is not over, as this process works on it."""
 
-    __slots__ = ("again", "busy", "ending_asked", "job", "missing_since", "run", "tries", "unsure_since", "waiters")
+    __slots__ = ("again", "busy", "ending_asked", "job", "missing_since", "run", "tries", "trouble", "unsure_since", "waiters")
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -53,6 +55,7 @@ class Live:
         self.missing_since = 0.0
         self.unsure_since: float | None = None
         self.tries = 0
+        self.trouble = ""
         self.waiters: list[tuple[Wanted, Future[None]]] = []
 
     def report(self) -> JobReport:
@@ -265,9 +268,11 @@ class Runs:
         try:
             delay = self._steps[step](live)
             live.tries = 0
+            live.trouble = ""
         except Transient as error:
             delay = backoff(live.tries)
             live.tries += 1
+            self._tell_trouble(live, step, error)
             log.warning("%s: %s is tried again in %.1f s: %s", live.run.name, step.value, delay, error)
         except Refused as error:
             log.warning("%s: %s: %s", live.run.name, step.value, error)
@@ -282,6 +287,12 @@ class Runs:
                 live.busy = False
                 again = live.again
             self._go_on(live, 0.0 if again else delay or 0.0)
+
+    def _tell_trouble(self, live: Live, step: Step, error: Transient) -> None:
+        """What keeps a run from its next step, for people who ask: once, however often it is tried again."""
+        if str(error) != live.trouble and not isinstance(error, JournalProblem):
+            live.trouble = str(error)
+            self._journal.update(live.run, news=story.trouble(step.value, live.trouble, self._clock()))
 
     def _refused(self, live: Live, step: Step, error: Refused) -> float | None:
         """What a refusal means depends on whether Batch may have the job: what may be running is never given up."""
@@ -390,7 +401,7 @@ class Runs:
                 self._journal.update(run, state=RunState.SUBMITTED, native_id=claimant, started=False)
                 return
         report = decide(request, job, outcome)
-        self._finish(live, RunState.COMPLETED if report.state is JobState.COMPLETED else RunState.HELD, report)
+        self._finish(live, RunState.COMPLETED if report.state is JobState.COMPLETED else RunState.HELD, report, outcome)
 
     def _drop(self, live: Live) -> None:
         self._finish(live, RunState.REMOVED, removed(live.job))
@@ -407,10 +418,11 @@ class Runs:
                     log.warning("%s: AWS Batch had it twice, ending %s", run.name, native_id)
                     self._batch.terminate(native_id, "Submitted twice")
 
-    def _finish(self, live: Live, state: RunState, report: JobReport) -> None:
+    def _finish(self, live: Live, state: RunState, report: JobReport, outcome: Outcome | None = None) -> None:
         """The end of a run: on disk before anybody is told, so that it is told the same for ever."""
         self._end_doubles(live.run)
-        self._journal.record(live.run, report=report, state=state).result()
+        news = {**(of_batch(live.job, self._clock()) if live.job else {}), **of_record(outcome)}
+        self._journal.record(live.run, news=news, report=report, state=state).result()
         log.info("%s: %s%s", live.run.name, state.name, f": {report.hold_reason}" if report.hold_reason else "")
         with self._lock:
             self._live.pop(live.run.name, None)
@@ -519,12 +531,14 @@ class Runs:
                 self._ended(live)
             return
         live.missing_since = 0.0
-        live.job = job
+        before, live.job = live.job, job
         if job.over:
             self._ended(live)
         elif job.running != run.started:
             # A run whose host went away is idle again until its next attempt runs.
-            self._journal.update(run, started=job.running)
+            self._journal.update(run, news=of_batch(job, self._clock()), started=job.running)
+        elif has_news(before, job):
+            self._journal.update(run, news=of_batch(job, self._clock()))
         if not job.over and run.wanted is Wanted.HOLD and job.status in ("STARTING", "RUNNING"):
             self._journal.update(run, wanted=Wanted.RUN)
             live.ending_asked = False

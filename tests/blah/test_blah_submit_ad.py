@@ -208,10 +208,12 @@ def test_names_of_attributes_count_in_any_case():
 def test_the_attributes_that_a_schedds_job_transform_copies():
     request = job(
         'RequestCpus = 4; RequestDisk = 1024; RequestGpus = 1; TransferExecutable = false; GlobalJobId = "h#1.0#5";'
-        ' DAGNodeName = "B1"; JobPrio = -5; Owner = "alice"; UserLog = "/home/alice/j.log"'
+        ' DAGNodeName = "B1"; DAGManJobId = 101; JobBatchName = "d.dag+101";'
+        ' JobPrio = -5; Owner = "alice"; UserLog = "/home/alice/j.log"'
     )
     assert request.resources == model.Resources(cpus=4, disk_kib=1024, gpus=1)
     assert (request.global_job_id, request.dag_node, request.owner) == ("h#1.0#5", "B1", "alice")
+    assert (request.dag, request.batch_name) == (101, "d.dag+101")
     assert (request.priority, request.user_log, request.transfer_executable) == (-5, "/home/alice/j.log", False)
 
 
