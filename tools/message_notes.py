@@ -113,6 +113,8 @@ NOTES = {
     "AWS Batch has not taken this": "Nothing to do; AWSBATCH_LOG tells why it takes long.",
     "The job <job id> is in the hands of another GAHP of this user, which": "HTCondor asks again by itself.",
     "The job <job id> is over": "There is nothing to hold or resume.",
+    "There is no run": "It is older than AWSBATCH_KEEP_RUNS, or another user's.",
+    "The journal <path> cannot be read: it belongs": "Only that user, or an administrator, can look at it.",
     "There is no job": "The id is another user's, or older than AWSBATCH_KEEP_RUNS, or the journal was moved away.",
     "awsbatch_gahp: the log": "Jobs run without a log until it is mended.",
     # Protocol

@@ -11,7 +11,21 @@ from types import ModuleType
 from gahp import __version__
 from gahp.model import Refused, Transient
 
-VERBS = ("config", "create", "delete", "demo", "doctor", "image", "install", "local", "orphans", "shell", "uninstall", "update")
+VERBS = (
+    "config",
+    "create",
+    "delete",
+    "demo",
+    "doctor",
+    "image",
+    "install",
+    "local",
+    "orphans",
+    "report",
+    "shell",
+    "uninstall",
+    "update",
+)
 
 
 def _module(verb: str) -> ModuleType:

@@ -17,6 +17,7 @@ ALLOWED = {
     "story": {"model"},
     "journal": {"model", "story"},
     "history": {"model", "story", "journal"},
+    "report": {"model", "journal", "history"},
     "sandbox": {"model"},
     "batch": {"model"},
     "gateway": {"model", "lanes", "journal", "story", "sandbox", "batch", "config"},
