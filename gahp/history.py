@@ -22,11 +22,13 @@ import json
 import os
 import pwd
 import re
+import shutil
 import sqlite3
+import tempfile
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from gahp.journal import FILE_NAME, SCHEMA_VERSION, RunState, Wanted, is_damage
 from gahp.model import JobRequest, Refused, decode_request
@@ -34,11 +36,12 @@ from gahp.story import begin
 
 _OVER = "('COMPLETED', 'HELD', 'REMOVED')"
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(:[0-9]{1,5})?")
+_ID_BEGINS = re.compile(r"[0-9a-f]{8}(-[0-9a-f-]{0,26})?")
 _CONDOR = re.compile(r"([0-9]{1,10})-([0-9]{1,10})-")
 _STATES = {state.value: state for state in RunState}
 _WANTED = {wanted.value: wanted for wanted in Wanted}
 _DAY_S = 86400
-_TRIES = 20
+_TRIES = 100
 _PAUSE_S = 0.05
 # The step in which a run of that state is: trouble with another one is past.
 _STEPS = {
@@ -84,6 +87,7 @@ class History:
     native_id: str = ""
     batch_name: str = ""
     queue: str = ""
+    queue_arn: str = ""
     generation: int = 0
     submission: int = 0
     sends: int = 0
@@ -188,14 +192,19 @@ def read(
 
 def find(directory: str, words: str, user: str = "") -> list[History]:
     """The runs that `words` may mean, oldest first: CLUSTER or CLUSTER.PROC of HTCondor, a GlobalJobId, a job id of the GAHP,
-    the name of a run, the id of a job of AWS Batch."""
+    the name of a run, the id of a job of AWS Batch or its first 8 characters or more."""
     words = words.strip()
-    if found := re.fullmatch(r"([0-9]{1,10})(?:\.([0-9]{1,10}))?", words):
-        return list(read(directory, cluster=int(found[1]), proc=int(found[2]) if found[2] else None, user=user))
+    # Eight digits may be both.
+    if (found := re.fullmatch(r"([0-9]{1,10})(?:\.([0-9]{1,10}))?", words)) and (
+        same := list(read(directory, cluster=int(found[1]), proc=int(found[2]) if found[2] else None, user=user))
+    ):
+        return same
     if found := re.fullmatch(r"[^#]+#([0-9]{1,10})\.([0-9]{1,10})#[0-9]+", words):
-        same = read(directory, cluster=int(found[1]), proc=int(found[2]), user=user)
-        return [history for history in same if history.global_job_id in ("", words)]
-    if _ID.fullmatch(words):
+        runs = read(directory, cluster=int(found[1]), proc=int(found[2]), user=user)
+        return [history for history in runs if history.global_job_id in ("", words)]
+    if _ID_BEGINS.fullmatch(words):
+        rows = _rows(directory, "WHERE native_id GLOB ?", [words + "*"])
+    elif _ID.fullmatch(words):
         rows = _rows(directory, "WHERE native_id = ? OR substr(native_id, 1, 37) = ? || ':'", [words, words])
     else:
         rows = _rows(directory, "WHERE name = ?", [words.rpartition("/")[2]])
@@ -276,16 +285,20 @@ def _look(directory: str, look: Callable[[sqlite3.Connection, int], _Rows]) -> _
     should it change all the same, the look is taken again.
     """
     path = os.path.join(directory, FILE_NAME)
-    for number in range(_TRIES):
+    problem: sqlite3.Error | None = None
+    for _ in range(_TRIES):
         before = _marks(path)
         if before is None:
             return []
-        how = "readonly_shm=1" if before[-1] else "immutable=1"
-        problem: sqlite3.Error | None = None
-        rows: _Rows = []
         try:
-            connection = sqlite3.connect(f"file:{urllib.parse.quote(path)}?mode=ro&{how}", uri=True, timeout=10)
-            try:
+            with contextlib.ExitStack() as stack:
+                if before.logged and not before.indexed:
+                    # As a GAHP leaves it for a moment when it comes or goes, or for good if it dies then.
+                    place, how = _copy(path, stack.enter_context(tempfile.TemporaryDirectory(prefix="awsbatch-"))), "mode=rw"
+                else:
+                    place, how = path, "mode=ro&readonly_shm=1" if before.logged else "mode=ro&immutable=1"
+                connection = sqlite3.connect(f"file:{urllib.parse.quote(place)}?{how}", uri=True, timeout=10)
+                stack.callback(connection.close)
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
                 if version > SCHEMA_VERSION:
                     raise Refused(
@@ -293,24 +306,41 @@ def _look(directory: str, look: Callable[[sqlite3.Connection, int], _Rows]) -> _
                         f" knows {SCHEMA_VERSION}): use that version."
                     )
                 rows = look(connection, version) if version else []
-            finally:
-                connection.close()
-        except sqlite3.Error as error:
-            problem = error
-        if problem is None and (before[-1] or before == _marks(path)):
-            return rows
-        lasting = problem is not None and (is_damage(problem) or not os.access(path, os.R_OK)) and before == _marks(path)
-        if problem is not None and (lasting or number + 1 == _TRIES):
-            raise _unreadable(path, problem)
+            if before.indexed or before == _marks(path):
+                return rows
+        except (sqlite3.Error, FileNotFoundError) as error:
+            problem = error if isinstance(error, sqlite3.Error) else None
+            lasting = problem is not None and (is_damage(problem) or not os.access(path, os.R_OK))
+            if lasting and before == _marks(path):
+                break
         time.sleep(_PAUSE_S)  # a GAHP is just making or removing its log
+    if problem is not None:
+        raise _unreadable(path, problem) from problem
     raise Refused(f"The journal {path} is being written all the time: try again.")
 
 
-def _marks(path: str) -> tuple[int, int, int, bool] | None:
-    """What changes when somebody writes a journal that nobody had open; the last: whether somebody has it open."""
+def _copy(path: str, folder: str) -> str:
+    place = os.path.join(folder, FILE_NAME)
+    for end in ("", "-wal"):
+        shutil.copyfile(path + end, place + end)
+    return place
+
+
+class _Marks(NamedTuple):
+    """What changes when somebody writes a journal that nobody had open; whether SQLite's log and its index are there."""
+
+    inode: int
+    changed: int
+    size: int
+    logged: bool
+    indexed: bool
+
+
+def _marks(path: str) -> _Marks | None:
     try:
         found = os.stat(path)
-        return found.st_ino, found.st_mtime_ns, found.st_size, os.path.exists(path + "-wal")
+        log, index = os.path.exists(path + "-wal"), os.path.exists(path + "-shm")
+        return _Marks(found.st_ino, found.st_mtime_ns, found.st_size, log, log and index)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -352,6 +382,7 @@ def _history(row: tuple[Any, ...], user: str) -> History:
         native_id=native_id,
         batch_name=name if submission == 0 else f"{name}-{submission}",
         queue=queue.rpartition("/")[2],
+        queue_arn=queue if queue.startswith("arn:") else "",
         generation=generation,
         submission=submission,
         sends=sends,
@@ -380,7 +411,7 @@ def _history(row: tuple[Any, ...], user: str) -> History:
         since=seen[-1][1] if seen else 0.0,
         status_reason=batch.get("status_reason", ""),
         container_reason=batch.get("container_reason", ""),
-        attempts=_attempts(batch, seen),
+        attempts=_attempts(batch, seen, record),
         cpus=job.get("cpus", batch.get("cpus")),
         memory_mib=job.get("memory_mib", batch.get("memory_mib")),
         gpus=job.get("gpus"),
@@ -432,16 +463,22 @@ def _part(told: Mapping[str, Any], key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _attempts(batch: Mapping[str, Any], seen: tuple[tuple[str, float], ...]) -> tuple[Attempt, ...]:
-    """Batch's attempts with what the sweeps saw before each; the one that runs is the last."""
+def _attempts(batch: Mapping[str, Any], seen: tuple[tuple[str, float], ...], record: Mapping[str, Any]) -> tuple[Attempt, ...]:
+    """Batch's attempts with what the sweeps saw before each; the one that runs is the last.
+
+    Where Batch was only asked for lists, there is one, with the times that it, the sweeps or the run's own record give.
+    """
     found = [dict(entry) for entry in batch.get("attempts") or ()]
-    over = batch.get("status") in ("SUCCEEDED", "FAILED")
-    if not over and batch.get("status") == "RUNNING":
-        found.append({key: batch[key] for key in ("started", "log_stream", "worker") if key in batch})
-    elif over and not found and batch.get("started"):
-        # A list of jobs tells of the last attempt only.
-        keys = ("started", "stopped", "exit_code", "status_reason", "container_reason", "log_stream", "worker")
-        found.append({key: batch[key] for key in keys if key in batch})
+    status = batch.get("status")
+    ran = next((when for word, when in reversed(seen) if word == "RUNNING"), 0.0)
+    if status == "RUNNING" or (status in ("SUCCEEDED", "FAILED") and not found and (ran or record.get("started"))):
+        last = {key: batch[key] for key in ("started", "log_stream", "worker") if key in batch}
+        last.setdefault("started", record.get("started") or ran)
+        if status != "RUNNING":
+            keys = ("stopped", "exit_code", "status_reason", "container_reason")
+            last.update((key, batch[key]) for key in keys if key in batch)
+            last.setdefault("stopped", record.get("finished") or seen[-1][1])
+        found.append(last)
     before = 0.0
     attempts = []
     for entry in found:

@@ -18,6 +18,7 @@ from gahp.batch import Batch
 from gahp.config import Config
 from gahp.gateway import Gateway, rebuild
 from gahp.journal import Damaged, Journal
+from gahp.limits import Limiter, Tops
 from gahp.model import Refused, Transient, one_line
 from gahp.sandbox import Sandbox
 
@@ -56,6 +57,30 @@ def clients(config: Config) -> tuple[Any, Any]:
         ) from error
 
 
+def other_client(config: Config, service: str) -> Any:
+    """A boto3 client for what people look at beside Batch and S3, such as logs. Raises Refused as `clients` does."""
+    try:
+        session = boto3.Session(profile_name=config.profile or None, region_name=config.region or None)
+        if session.region_name is None:
+            raise Refused("No AWS Region is known: set AWSBATCH_REGION.")
+        settings = ClientConfig(
+            retries={"mode": "standard", "total_max_attempts": 3},
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            read_timeout=_READ_TIMEOUT_S,
+        )
+        return session.client(service, endpoint_url=config.endpoint_url or None, config=settings)
+    except BotoCoreError as error:
+        raise Refused(
+            one_line(f"AWS cannot be used: {str(error).rstrip('.')}. See AWSBATCH_PROFILE and AWSBATCH_REGION.")
+        ) from error
+
+
+def limiter(config: Config) -> Limiter:
+    """The pace of all calls to Batch, in step with the other GAHPs of this host."""
+    tops = Tops(config.terminate_rate, config.submit_rate, config.status_rate, config.call_rate, config.start_rate / 100)
+    return Limiter(config.limits_dir or os.path.join(config.state_dir, "limits"), tops)
+
+
 def open_gateway(config: Config) -> Gateway:
     """A Gateway for this site, not yet started. Raises Refused with what has to be set or mended first."""
     config.require()
@@ -66,6 +91,7 @@ def open_gateway(config: Config) -> Gateway:
         definition=config.job_definition,
         attempts=config.attempts,
         default_runtime_s=config.default_runtime,
+        limiter=limiter(config),
     )
     return Gateway(config, open_journal(config, sandbox, batch), sandbox, batch)
 

@@ -30,7 +30,8 @@ def begin(request: JobRequest, state: str, now: float) -> str:
              RUNNING and the ends have Batch's own time, the others that of the sweep which saw them first
     batch    what Batch last said: id, status, status_reason, container_reason, exit_code, created, started, stopped, cpus,
              memory_mib, log_stream, worker, and attempts: a list of started, stopped, exit_code, status_reason,
-             container_reason, log_stream, worker; what Batch did not say is left out
+             container_reason, log_stream, worker; what Batch did not say is left out, and where a list or the counts of an array
+             said all there was to say, that is much
     record   what the run's own exit.json says, by the names of gahp.sandbox.Outcome; what it does not say is left out
     trouble  the last thing that has to be tried again: [time, step, sentence]
     """
@@ -75,11 +76,16 @@ def retell(story: str, news: str) -> str:
             seen = told.setdefault("seen", [])
             seen += [entry for entry in value if not seen or seen[-1][0] != entry[0]]
             del seen[:-_MOST_SEEN]
-        elif isinstance(value, dict) and key in ("job", "at"):
+        elif isinstance(value, dict) and (key in ("job", "at") or _goes_on(told.get(key), value)):
             told.setdefault(key, {}).update(value)
         else:
             told[key] = value
     return write(told)
+
+
+def _goes_on(before: Any, now: dict[str, Any]) -> bool:
+    """Whether Batch says something more of the job it spoke of before, and not all there is to say."""
+    return isinstance(before, dict) and "id" in now and before.get("id") == now["id"] and "attempts" not in now
 
 
 def _object(text: str) -> dict[str, Any]:

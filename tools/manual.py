@@ -104,9 +104,10 @@ def _verb(verb: str, parser: argparse.ArgumentParser) -> str:
     for word, sub in actions.items():
         lines += [".TP", f"\\fB{word}\\fR", _escape(_sentence(sub.description or ""))]
     lines += _options(*(actions.values() if actions else [parser]))
-    notes = (parser.epilog or "").partition("example:")[0].strip()
+    notes, _, example = (parser.epilog or "").partition("example:\n")
+    notes = notes.strip()
     lines += [".SH NOTES", *_text(notes)] if notes else []
-    return _page([*lines, *_codes(), *_example(module.EXAMPLE)], "condor_awsbatch(1)", "awsbatch_gahp(1)")
+    return _page([*lines, *_codes(), *_example(example)], "condor_awsbatch(1)", "awsbatch_gahp(1)")
 
 
 def _pegasus() -> str:

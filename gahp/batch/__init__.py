@@ -3,9 +3,12 @@
 from gahp.batch.errors import CredentialsProblem, Throttled, Unsure
 from gahp.batch.jobs import BatchAttempt, BatchJob
 from gahp.batch.overrides import check_resources, choose_queue
-from gahp.batch.service import Batch, BatchClient
+from gahp.batch.service import BULK, DESCRIBE_PAGE, LIST_PAGE, Batch, BatchClient
 
 __all__ = [
+    "BULK",
+    "DESCRIBE_PAGE",
+    "LIST_PAGE",
     "Batch",
     "BatchAttempt",
     "BatchClient",

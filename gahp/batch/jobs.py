@@ -1,13 +1,17 @@
-"""A Batch job as DescribeJobs shows it, cut down to what this program looks at.
+"""A Batch job as DescribeJobs, ListJobs and events show it, cut down to what this program looks at.
 
-Knows the shape JobDetail of botocore's service model; makes no calls.
+Knows the shapes JobDetail and JobSummary of botocore's service model; makes no calls.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any
+
+# Reasons of a RUNNABLE job that only its own request can mend. AWS Batch documentation, "Jobs stuck in RUNNABLE".
+_NEVER_FITS = ("MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT", "MISCONFIGURATION:COMPUTE_ENVIRONMENT_MAX_RESOURCE")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class BatchJob:
     """`status` is Batch's word; times are in seconds since the epoch, 0.0 if there is none.
 
     `attempts` counts the starts of the container that are over; `past` has them, oldest first.
+    `described`: DescribeJobs has said so. A row of a list or an event has less or may be late: `attempts` is None there. `size`
+    and `counts` (children by status) are an array parent's.
     """
 
     id: str
@@ -38,7 +44,7 @@ class BatchJob:
     exit_code: int | None = None
     started: float = 0.0
     stopped: float = 0.0
-    attempts: int = 0
+    attempts: int | None = 0
     cancelled: bool = False
     terminated: bool = False
     cpus: int | None = None
@@ -47,6 +53,19 @@ class BatchJob:
     worker: str = ""
     created: float = 0.0
     past: tuple[BatchAttempt, ...] = ()
+    described: bool = True
+    size: int = 0
+    counts: Mapping[str, int] | None = None
+
+    @property
+    def restarts(self) -> int | None:
+        """How often it was started again; None if that is not known."""
+        return None if self.attempts is None else max(0, self.attempts - 1)
+
+    @property
+    def never_fits(self) -> bool:
+        """It waits for what no host of its queue will ever have."""
+        return self.status == "RUNNABLE" and self.status_reason.startswith(_NEVER_FITS)
 
     @property
     def over(self) -> bool:
@@ -57,17 +76,18 @@ class BatchJob:
         return self.status == "RUNNING"
 
 
-def from_detail(detail: Mapping[str, Any]) -> BatchJob:
-    """A BatchJob from one JobDetail of DescribeJobs."""
+def from_detail(detail: Mapping[str, Any], *, described: bool = True) -> BatchJob:
+    """A BatchJob from one JobDetail: of DescribeJobs, or of an event, which has the same shape."""
     container: Mapping[str, Any] = detail.get("container") or {}
     attempts = detail.get("attempts") or []
     # The last attempt keeps its own reason and exit code; the container's are the same once the job has ended.
     last: Mapping[str, Any] = (attempts[-1].get("container") or {}) if attempts else {}
     asked = {entry["type"]: entry["value"] for entry in container.get("resourceRequirements") or []}
+    array: Mapping[str, Any] = detail.get("arrayProperties") or {}
     return BatchJob(
         id=detail["jobId"],
         name=detail.get("jobName", ""),
-        status=detail["status"],
+        status=sys.intern(detail["status"]),
         status_reason=detail.get("statusReason") or "",
         container_reason=container.get("reason") or last.get("reason") or "",
         exit_code=container.get("exitCode", last.get("exitCode")),
@@ -82,6 +102,29 @@ def from_detail(detail: Mapping[str, Any]) -> BatchJob:
         worker=_worker(container),
         created=(detail.get("createdAt") or 0) / 1000,
         past=tuple(map(_attempt, attempts)),
+        described=described,
+        size=array.get("size") or 0,
+        counts=array.get("statusSummary"),
+    )
+
+
+def from_summary(row: Mapping[str, Any]) -> BatchJob:
+    """A BatchJob from one JobSummary, a row of ListJobs: it tells neither attempts nor resources, log stream and worker."""
+    container: Mapping[str, Any] = row.get("container") or {}
+    return BatchJob(
+        id=row["jobId"],
+        name=row.get("jobName", ""),
+        status=sys.intern(row["status"]),
+        status_reason=row.get("statusReason") or "",
+        container_reason=container.get("reason") or "",
+        exit_code=container.get("exitCode"),
+        started=(row.get("startedAt") or 0) / 1000,
+        stopped=(row.get("stoppedAt") or 0) / 1000,
+        attempts=None,
+        cancelled=bool(row.get("isCancelled")),
+        terminated=bool(row.get("isTerminated")),
+        created=(row.get("createdAt") or 0) / 1000,
+        described=False,
     )
 
 

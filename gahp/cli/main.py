@@ -20,11 +20,15 @@ VERBS = (
     "image",
     "install",
     "local",
+    "logs",
     "orphans",
+    "q",
     "report",
     "shell",
+    "top",
     "uninstall",
     "update",
+    "why",
 )
 
 
@@ -53,8 +57,11 @@ def parser_of(verbs: tuple[str, ...]) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        command.add_argument("-help", action="help", help=argparse.SUPPRESS)  # as HTCondor's tools have it
         module.add_arguments(command)
-        command.epilog = "\n\n".join(filter(None, (command.epilog, f"example:\n  {module.EXAMPLE}")))
+        notes, _, example = (command.epilog or "").partition("Example: ")
+        example = example or getattr(module, "EXAMPLE", "")
+        command.epilog = "\n\n".join(filter(None, (notes, f"example:\n  {example}" if example else "")))
     return parser
 
 

@@ -9,7 +9,8 @@ from gahp.batch import BatchAttempt, BatchJob
 from gahp.sandbox import Outcome
 from gahp.story import News, said
 
-_JOB = tuple(field.name for field in dataclasses.fields(BatchJob) if field.name not in ("name", "attempts", "past"))
+_LEFT_OUT = ("name", "attempts", "past", "described", "size", "counts")
+_JOB = tuple(field.name for field in dataclasses.fields(BatchJob) if field.name not in _LEFT_OUT)
 _ATTEMPT = tuple(field.name for field in dataclasses.fields(BatchAttempt))
 
 
@@ -25,8 +26,11 @@ def of_batch(job: BatchJob, now: float) -> News:
     if job.status in ("SUCCEEDED", "FAILED") and job.started:
         # Between two sweeps it may have run unseen.
         seen.insert(0, ["RUNNING", round(job.started, 3)])
-    batch: dict[str, Any] = said({name: getattr(job, name) for name in _JOB})
-    batch["attempts"] = [said({name: getattr(attempt, name) for name in _ATTEMPT}) for attempt in job.past]
+    told = ((name, getattr(job, name)) for name in _JOB)
+    batch: dict[str, Any] = {name: value for name, value in told if value or (value == 0 and name == "exit_code")}
+    if job.described:
+        # A row of a list says less: what was said before stays.
+        batch["attempts"] = [said({name: getattr(attempt, name) for name in _ATTEMPT}) for attempt in job.past]
     return {"seen": seen, "batch": batch}
 
 

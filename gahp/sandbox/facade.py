@@ -117,6 +117,36 @@ class Sandbox:
                 ) from None
         return dataclasses.replace(outcome, missing=planned.missing)
 
+    def stream(self, run: str, submission: int, *, error: bool = False) -> Iterator[bytes] | None:
+        """What the job wrote to its standard output (or error), in pieces; None if S3 has no result of it (any more) or not that.
+
+        To be read to its end or closed.
+        """
+        pieces = self._pieces(f"{_key(run)}/{submission:d}", "e" if error else "o")
+        # The first step, an empty piece, finds out whether it is there.
+        return pieces if next(pieces, None) is not None else None
+
+    def _pieces(self, key: str, kind: str) -> Iterator[bytes]:
+        with self._store.reading(f"{key}/result") as found:
+            if found is None:
+                return
+            _, records, small = result.read(found[1])
+            record = next((record for record in records if record.kind == kind), None)
+            if record is None:
+                return
+            yield b""
+            if record.place == "r":
+                yield from _member(small, record)
+                return
+        with self._store.reading(f"{key}/out/{record.place if record.place == 'p0' else record.place[1:]}") as found:
+            if found is None:
+                raise damaged(f"its {record.name} is gone from S3")
+            if record.place == "p0":
+                yield from _member(members(found[1]), record)
+                return
+            while part := found[1].read(_CHUNK):
+                yield part
+
     def _fill(self, placement: Placement, targets: Sequence[Target], key: str, small: Iterable[Member]) -> None:
         """Fill every target from the result, the pack, or its own object."""
         by_place: dict[str, dict[str, list[Target]]] = defaultdict(lambda: defaultdict(list))
@@ -177,6 +207,14 @@ def _fill_from_tar(placement: Placement, files: Iterable[Member], wanted: Mappin
                 out.close()
         left -= 1
         if not left:
+            return
+
+
+def _member(files: Iterable[Member], record: Record) -> Iterator[bytes]:
+    for member in files:
+        if member.name == record.member:
+            while part := member.read(_CHUNK):
+                yield part
             return
 
 

@@ -61,3 +61,10 @@ def test_text_cannot_become_a_request_or_an_escape():
     assert manual._escape(".so /etc/passwd") == "\\&.so /etc/passwd"
     assert manual._escape("'x") == "\\(aqx"
     assert manual._escape("a\\fB") == "a\\efB"
+
+
+def test_every_verb_has_an_example_in_its_help_and_on_its_page():
+    for verb, parser in manual._verbs(main.parser_of(main.VERBS)).items():
+        example = (parser.epilog or "").partition("example:\n")[2].strip()
+        assert f"condor_awsbatch {verb}" in example, verb
+        assert manual._escape(example.splitlines()[0]) in manual.pages()[f"condor_awsbatch-{verb}.1"]

@@ -58,6 +58,11 @@ class FakeBatch:
         self._called("terminate", job_id)
         self.set(job_id, status="FAILED", terminated=True)
 
+    def terminate_many(self, ids, reason):
+        for job_id in ids:
+            self.terminate(job_id, reason)
+        return {}
+
     def cancel(self, job_id, reason):
         self._called("cancel", job_id)
 

@@ -206,6 +206,18 @@ def test_what_a_killed_gahp_left_is_read_from_its_log_as_it_lies_there(tmp_path)
     assert listing(tmp_path / "state") == before
 
 
+def test_a_log_without_its_index_is_read_from_a_copy(tmp_path):
+    journal = Journal(str(tmp_path / "state"))
+    add(journal)
+    (tmp_path / "moved").mkdir()
+    for end in ("", "-wal"):
+        (tmp_path / "moved" / (FILE_NAME + end)).write_bytes((tmp_path / "state" / (FILE_NAME + end)).read_bytes())
+    journal.close()
+    before = listing(tmp_path / "moved")
+    assert only(tmp_path / "moved").name == "12-3-aaaa"
+    assert listing(tmp_path / "moved") == before
+
+
 def test_readers_see_whole_states_while_gahps_come_and_go(tmp_path):
     """A journal that opens and closes all the time: read through its log, or as a file, or again."""
     program = f"""

@@ -1,0 +1,83 @@
+"""What the views share of a terminal: whether it is one, how wide, colours, and tables of text that is made harmless.
+
+Whatever comes from jobs or AWS passes `explain.printable` before a terminal sees it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from typing import IO
+
+from gahp.cli.explain import printable
+
+_STYLES = {"good": "32", "bad": "31", "busy": "34", "waiting": "33", "quiet": "2", "head": "1"}
+_GAP = "  "
+
+
+def is_terminal(stream: IO[str]) -> bool:
+    return stream.isatty()
+
+
+def has_colours(stream: IO[str]) -> bool:
+    """Colours are for terminals, unless NO_COLOR is set (no-color.org) or the terminal has none."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") not in ("", "dumb")
+
+
+def columns(stream: IO[str]) -> int | None:
+    """How wide the terminal is; None for anything else, where nothing need be cut."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+def paint(text: str, style: str, on: bool) -> str:
+    """`text` in a style of the table above."""
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if on and style and text.strip() else text
+
+
+def table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    width: int | None = None,
+    shrink: Sequence[str] = (),
+    styles: Sequence[str] = (),
+    styled: str = "",
+    colour: bool = False,
+) -> list[str]:
+    """Lines of a table under its headings; cells are made printable.
+
+    Columns named in `right` are set flush right. Within `width`, the columns named in `shrink` give way, the first ones first,
+    down to 8 characters. `styles` has one style for each row, that the column `styled` is painted with.
+    """
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(len(heading), *(len(row[number]) for row in cells), 0) for number, heading in enumerate(headings)]
+    if width is not None:
+        for name in shrink:
+            excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
+            number = headings.index(name)
+            if excess > 0:
+                widths[number] = max(min(8, widths[number]), widths[number] - excess)
+    lines = []
+    for index, row in enumerate([list(headings), *cells]):
+        parts = []
+        for number, cell in enumerate(row):
+            text = cut(cell, widths[number])
+            text = text.rjust(widths[number]) if headings[number] in right else text.ljust(widths[number])
+            if index and headings[number] == styled:
+                text = paint(text, styles[index - 1], colour)
+            parts.append(text)
+        line = _GAP.join(parts).rstrip()
+        lines.append(paint(line, "head", colour) if index == 0 else line)
+    return lines
+
+
+def cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+def span(seconds: float) -> str:
+    """A time as condor_q shows it: days+hours:minutes:seconds."""
+    whole = max(0, int(seconds))
+    return f"{whole // 86400}+{whole // 3600 % 24:02}:{whole // 60 % 60:02}:{whole % 60:02}"
