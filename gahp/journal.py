@@ -33,6 +33,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from gahp import story
+from gahp.metrics import COUNTS
 from gahp.model import JobReport, JobRequest, Refused, Transient, decode_report, decode_request, encode
 
 SCHEMA_VERSION = 3
@@ -447,6 +448,7 @@ class Journal:
 
     def insert(self, run: Run, request: JobRequest) -> Future[None]:
         """Record a new run, owned by this GAHP. The future raises Conflict if its generation is taken."""
+        COUNTS.add("job_moves", run.state.value.lower())
         run.owner = self.owner
         values = {column: getattr(run, column) for column in _COLUMNS}
         values.update(changed=self._clock(), request=encode(request), story=story.begin(request, run.state.value, run.created))
@@ -492,6 +494,9 @@ class Journal:
         sets = [f"{column} = :{column}" for column in changes]
         values = {**changes, "changed": now, "name": name}
         if "state" in changes:
+            COUNTS.add("job_moves", changes["state"].value.lower())
+            if changes["state"] is RunState.HELD and changes.get("report") is not None:
+                COUNTS.add("job_holds", str(int(changes["report"].hold_code)))
             news = {**(news or {}), "at": {changes["state"].value: round(now, 3)}}
         if news:
             sets.append("story = retell(story, :news)")

@@ -21,6 +21,7 @@ VERBS = (
     "install",
     "local",
     "logs",
+    "metrics",
     "orphans",
     "q",
     "report",

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from gahp import config, history
+from gahp import config, history, meter
 from gahp.history import History
 from gahp.model import Refused
 from gahp.report import Prices, as_csv, as_json, examine, read_prices, render
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 def made(found: list[History], options: argparse.Namespace, prices: Prices | None, now: float) -> str:
     """The text to write."""
-    report = examine(found, now, prices)
+    report = examine(found, now, prices, calls(config.load().state_dir))
     if options.csv:
         return as_csv(report)
     if options.json:
@@ -89,6 +89,18 @@ def chosen(directory: str, words: list[str], dag: str, since: float) -> Iterator
         if since and one.final and one.over < since:
             continue
         yield one
+
+
+def calls(directory: str) -> dict[str, float]:
+    """The calls to AWS that this user's GAHP counted last, by service and operation, and the jobs that ended meanwhile."""
+    counts = meter.last(directory)[0]
+    found: dict[str, float] = {}
+    for (service, operation, _), count in sorted(counts.counters("calls").items()):
+        name = f"{service} {operation}"
+        found[name] = found.get(name, 0.0) + count
+    moves = counts.counters("job_moves")
+    ended = sum(moves.get((state,), 0.0) for state in ("completed", "held", "removed"))
+    return {"jobs ended": ended, **found} if found else {}
 
 
 def moment(text: str, now: float) -> float:
