@@ -25,6 +25,7 @@
     const h = Math.floor(m / 60);
     return h < 48 ? h + " h " + (m % 60) + " min" : Math.floor(h / 24) + " d " + (h % 24) + " h";
   };
+  const money = (value) => (value >= 1 || value === 0 ? value.toFixed(2) : String(Number(value.toPrecision(3))));
   const clock = (value) => new Date((data.epoch + value) * 1000).toISOString().slice(0, 19).replace("T", " ");
   const ways = {
     start: (a, b) => jobs[a][F.spans][1] - jobs[b][F.spans][1],
@@ -167,7 +168,7 @@
     say("exit", job[F.signal] !== null ? "signal " + job[F.signal] : job[F.exit]);
     say("vCPUs", job[F.cpus]);
     say("memory", job[F.asked] === null ? null : `${job[F.peak] === null ? "not measured" : job[F.peak] + " MiB"} of ${job[F.asked]} MiB`);
-    if (job[F.cost] !== null) say("cost", `${job[F.cost].toFixed(4)} ${data.currency}`);
+    if (job[F.cost] !== null) say("cost", `${money(job[F.cost])} ${data.currency}`);
     say("why", job[F.reason], true);
     detail.append(title, list);
     if (show) {
@@ -193,7 +194,7 @@
       const cells = [job[F.label], job[F.id], job[F.program], marks[endings[job[F.ending]]] + " " + endings[job[F.ending]],
         span(seconds(job, 1)), span(seconds(job, 3)), span(whole(job)), job[F.attempts],
         job[F.peak] === null ? "–" : job[F.peak] + (job[F.asked] ? " / " + job[F.asked] : ""),
-        ...(data.currency ? [job[F.cost] === null ? "–" : job[F.cost].toFixed(4)] : [])];
+        ...(data.currency ? [job[F.cost] === null ? "–" : money(job[F.cost])] : [])];
       cells.forEach((value, place) => {
         const cell = document.createElement("td");
         if (place > 0 && place < 4) cell.className = "text";

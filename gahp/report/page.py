@@ -112,9 +112,9 @@ def _tiles(report: Report) -> str:
     tiles += [(f"{report.endings[ending]:,}", ending, "bad" if ending in ("failed", "held") else "") for ending in ENDINGS
               if report.endings[ending]]  # fmt: skip
     tiles.append((_span(report.end - report.begin), "from first to last", ""))
-    tiles.append((f"{report.cpu_hours:,.1f}", "vCPU-hours", ""))
+    tiles.append((_figure(report.cpu_hours), "vCPU-hours", ""))
     if report.cost is not None:
-        tiles.append((f"{report.cost:,.2f} {report.currency}", "by list price", ""))
+        tiles.append((f"{_figure(report.cost)} {report.currency}", "by list price", ""))
     parts = [f'<li class="{kind}"><b>{_text(value)}</b>{_text(name)}</li>' for value, name, kind in tiles]
     return f'<ul class="tiles" aria-label="In short">{"".join(parts)}</ul>'
 
@@ -251,15 +251,17 @@ def _memory(report: Report) -> str:
             if one.killed:
                 advice += f" ({one.killed:,} killed)"
             elif one.saved_cost is not None:
-                advice += f", saves {one.saved_gb_hours:,.2f} GB-hours, {one.saved_cost:,.2f} {report.currency}"
+                advice += f", saves {_figure(one.saved_gb_hours)} GB-hours, {_figure(one.saved_cost)} {report.currency}"
             else:
-                advice += f", saves {one.saved_gb_hours:,.2f} GB-hours"
+                advice += f", saves {_figure(one.saved_gb_hours)} GB-hours"
         sizes = map(_mib, (one.asked_mib, one.most_mib, one.median_mib, one.measured))
         rows.append((one.kind, f"{one.jobs:,}", *sizes, advice))
     saved = sum(one.saved_gb_hours for one in report.memory)
     told = "<p>What the programs held at most, of what their jobs asked for. Advice leaves a quarter above the most seen.</p>"
+    if not any(one.measured for one in report.memory):
+        told += "<p>Nothing was measured: the containers' hosts do not tell it (it takes Linux's cgroup v2, memory.peak).</p>"
     if saved > 0 and report.gb_hours:
-        told += f"<p><b>{saved:,.2f} of {report.gb_hours:,.2f} GB-hours</b>"
+        told += f"<p><b>{_figure(saved)} of {_figure(report.gb_hours)} GB-hours</b>"
         told += f" ({saved / report.gb_hours:.0%}) need not have been asked for.</p>"
     heads = ("program", "jobs", "asked, MiB", "most used", "median", "measured", "advice")
     table = _table("Memory by program", heads, rows, text=(6,), wrap=(0,))
@@ -268,12 +270,12 @@ def _memory(report: Report) -> str:
 
 def _cost(report: Report) -> str:
     used = f", of which the programs used {report.cpu_used:.0%}" if report.cpu_used is not None else ""
-    told = f"<p>{report.cpu_hours:,.2f} vCPU-hours{used}, and {report.gb_hours:,.2f} GB-hours were asked for while jobs ran.</p>"
+    told = f"<p>{_figure(report.cpu_hours)} vCPU-hours{used}, and {_figure(report.gb_hours)} GB-hours were asked for while jobs ran.</p>"
     if report.cost is None:
         told += "<p>No price list was given: condor_awsbatch report -prices FILE.</p>"
     else:
         told += (
-            f"<p><b>{report.cost:,.4f} {_text(report.currency)}</b> by the list that was given, {report.wasted_cost or 0:,.4f}"
+            f"<p><b>{_figure(report.cost)} {_text(report.currency)}</b> by the list that was given, {_figure(report.wasted_cost or 0)}"
             " of it for attempts that had to be started again. Running time times what was asked for: hosts that stand idle,"
             " disks, S3 and traffic are not in it.</p>"
         )
@@ -282,7 +284,7 @@ def _cost(report: Report) -> str:
             if job.cost is not None:
                 kinds.setdefault(job.kind, []).append(job.cost)
         rows = [
-            (kind, f"{len(costs):,}", f"{sum(costs):,.4f}", f"{sum(costs) / len(costs):,.5f}")
+            (kind, f"{len(costs):,}", _figure(sum(costs)), _figure(sum(costs) / len(costs)))
             for kind, costs in sorted(kinds.items(), key=lambda pair: -sum(pair[1]))
         ]
         told += _table("Cost by program", ("program", "jobs", f"sum, {report.currency}", "for one job"), rows[:_SHOWN], wrap=(0,))
@@ -332,6 +334,11 @@ def _table(
 
 def _more(count: int) -> str:
     return f'<p class="faint">{count - _SHOWN:,} more are in -json.</p>' if count > _SHOWN else ""
+
+
+def _figure(value: float) -> str:
+    """Small sums are sums too: three digits that count."""
+    return f"{value:,.2f}" if value >= 1 or value == 0 else f"{value:.3g}"
 
 
 def _jobs(count: int) -> str:

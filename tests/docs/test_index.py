@@ -41,3 +41,14 @@ def test_a_price_list_of_the_documents_is_one(tmp_path):
         path = tmp_path / str(number)
         path.write_text(text)
         assert read_prices(str(path)).of("fargate-spot").vcpu_hour == 0.04048
+
+
+def test_manual_pages_and_completion_are_installed_with_the_programs():
+    import configparser
+
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    listed = {place: text.split() for place, text in setup["options.data_files"].items()}
+    assert listed["share/man/man1"] == ["man/*.1"]
+    installed = {path for patterns in listed.values() for pattern in patterns for path in ROOT.glob(pattern)}
+    assert installed == {*ROOT.glob("man/*"), *ROOT.glob("completion/*/*")}
