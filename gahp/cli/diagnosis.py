@@ -187,7 +187,7 @@ def _mend_environment(reason: str) -> str:
 def _room(facts: Facts, queue: Queue) -> Iterator[str]:
     run, line = facts.run, facts.line
     usable = [environment for environment in queue.environments if environment.usable]
-    cpus = run.cpus or 0
+    cpus = run.cpus or 1
     limits = [environment.max_vcpus for environment in usable]
     most = max((limit for limit in limits if limit is not None), default=None)
     if most is not None and None not in limits and cpus > most:
@@ -205,8 +205,9 @@ def _room(facts: Facts, queue: Queue) -> Iterator[str]:
         front = f"{least}{_jobs(line.ahead)} in front of it" if line.ahead else "no job in front of it"
         if None not in limits and line.using + cpus > total:
             yield (
-                f"The compute environments of the queue {run.queue} are full: {least}{line.using:g} of {total} vCPUs (maxvCpus)"
-                f" are in use by {_jobs(line.running)}, with {front}. It starts as others end; raise maxvCpus for more at a time."
+                f"It asks for {_vcpus(cpus)}, and {least}{line.using:g} of the {total} that the queue {run.queue} may have"
+                f" (maxvCpus) are in use by {_jobs(line.running)}, with {front}. It starts as others end; raise"
+                " maxvCpus for more at a time."
             )
         else:
             used = f"{least}{line.using:g} of {total} vCPUs are in use" if None not in limits else f"{_jobs(line.running)} run"
@@ -323,6 +324,10 @@ def _why_held(run: History) -> Iterator[str]:
         yield f"See what the job wrote: condor_awsbatch logs {run.condor_id or run.name}. Then condor_release runs it again."
     elif "CannotStartContainer" in reasons or "CannotCreateContainer" in reasons:
         yield "The container could not be made on its host: check mount points, devices and entry point of the job definition."
+    elif "not in ENABLED state" in reasons:
+        yield f"The job queue {run.queue} was disabled then: enable it in AWS Batch, then condor_release the job."
+    elif not run.native_id:
+        yield "AWS Batch never had it. Mend that, then condor_release the job."
     elif "release" not in run.hold_reason.lower():
         yield f"What it wrote: condor_awsbatch logs {run.condor_id or run.name}. condor_release runs it again."
 
@@ -385,6 +390,10 @@ def _where(run: History) -> str:
 
 def _jobs(number: int) -> str:
     return "1 job" if number == 1 else f"{number} jobs"
+
+
+def _vcpus(number: int) -> str:
+    return f"{number} vCPU{'' if number == 1 else 's'}"
 
 
 def _times(number: int) -> str:

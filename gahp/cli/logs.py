@@ -200,7 +200,7 @@ def _live(site: views.Site, now: History, options: argparse.Namespace, show: Out
     if log is not None and options.follow:
         _drain(log, show)
     show.end()
-    if log is not None and log.missing and not show.wrote:
+    if log is not None and not show.wrote:
         views.note("the job has written nothing so far" if not options.follow else "the job wrote nothing")
     return 0
 

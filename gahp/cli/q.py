@@ -21,7 +21,7 @@ SUMMARY = "list jobs: HTCondor's id, DAG node, state and since when, attempt, re
 _HELD_FOR_S = 86400.0
 _HEADINGS = ("ID", "NODE", "STATE", "IN STATE", "TRY", "CPUS", "MEM", "USED", "QUEUE", "AWS ID", "WHERE")
 _RIGHT = ("ID", "IN STATE", "TRY", "CPUS", "MEM", "USED")
-_SHRINK = ("WHERE", "QUEUE", "NODE", "AWS ID", "STATE")
+_SHRINK = ("WHERE", "QUEUE", "NODE", "AWS ID")
 _STATUS = {
     RunState.COMPLETED: JobState.COMPLETED,
     RunState.HELD: JobState.HELD,

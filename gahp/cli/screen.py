@@ -14,6 +14,7 @@ from gahp.cli.explain import printable
 
 _STYLES = {"good": "32", "bad": "31", "busy": "34", "waiting": "33", "quiet": "2", "head": "1"}
 _GAP = "  "
+_LEAST = 5
 
 
 def is_terminal(stream: IO[str]) -> bool:
@@ -49,7 +50,7 @@ def table(
     """Lines of a table under its headings; cells are made printable.
 
     Columns named in `right` are set flush right. Within `width`, the columns named in `shrink` give way, the first ones first,
-    down to 8 characters. `styles` has one style for each row, that the column `styled` is painted with.
+    down to 5 characters. `styles` has one style for each row, that the column `styled` is painted with.
     """
     cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(heading), *(len(row[number]) for row in cells), 0) for number, heading in enumerate(headings)]
@@ -58,16 +59,16 @@ def table(
             excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
             number = headings.index(name)
             if excess > 0:
-                widths[number] = max(min(8, widths[number]), widths[number] - excess)
+                widths[number] = max(min(_LEAST, widths[number]), widths[number] - excess)
     lines = []
     for index, row in enumerate([list(headings), *cells]):
         parts = []
         for number, cell in enumerate(row):
             text = cut(cell, widths[number])
-            text = text.rjust(widths[number]) if headings[number] in right else text.ljust(widths[number])
+            blanks = " " * (widths[number] - len(text))
             if index and headings[number] == styled:
                 text = paint(text, styles[index - 1], colour)
-            parts.append(text)
+            parts.append(blanks + text if headings[number] in right else text + blanks)
         line = _GAP.join(parts).rstrip()
         lines.append(paint(line, "head", colour) if index == 0 else line)
     return lines

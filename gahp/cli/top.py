@@ -113,7 +113,8 @@ def _full_screen(watch: Watch, options: argparse.Namespace) -> int:
     from rich.live import Live  # noqa: PLC0415
 
     console = Console(highlight=False)
-    with _keys(), _ended_in_order(), Live(console=console, screen=True, auto_refresh=False) as live:
+    live = Live(console=console, screen=True, auto_refresh=False)
+    with contextlib.suppress(KeyboardInterrupt), _keys(), _ended_in_order(), live:
         looks = 0
         while options.count is None or looks < options.count:
             frame = watch.look()

@@ -184,4 +184,3 @@ def style_of(state: str) -> str:
 
 def figure(value: float | None) -> str:
     return "-" if value is None else f"{value:g}"
-

@@ -71,8 +71,10 @@ def largest(site: views.Site, types: tuple[str, ...]) -> diagnosis.Size | None:
     for name in types:
         patterns += _OPTIMAL if name.startswith("optimal") else [name if "." in name else f"{name}.*"]
     try:
-        pages = site.client("ec2").get_paginator("describe_instance_types").paginate(
-            Filters=[{"Name": "instance-type", "Values": patterns}]
+        pages = (
+            site.client("ec2")
+            .get_paginator("describe_instance_types")
+            .paginate(Filters=[{"Name": "instance-type", "Values": patterns}])
         )
         found = [entry for page in pages for entry in page["InstanceTypes"]]
     except Exception:

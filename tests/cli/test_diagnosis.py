@@ -1,0 +1,174 @@
+"""What why says of every state and every kind of trouble, by value."""
+
+import dataclasses
+
+import pytest
+
+from gahp.batch.insight import Environment, Line, Queue
+from gahp.cli.diagnosis import Facts, Size, explain, needs_queue
+from gahp.history import Attempt, History
+from gahp.journal import RunState, Wanted
+from gahp.model import HoldCode
+
+NOW = 1_795_000_000.0
+RUN = History(
+    name="12-0-a",
+    job_id="awsbatch/20261118/12-0-a",
+    condor_id="12.0",
+    state=RunState.SUBMITTED,
+    native_id="id",
+    queue="q",
+    accepted=NOW - 500,
+    submitted=NOW - 400,
+    status="RUNNABLE",
+    since=NOW - 300,
+    cpus=4,
+    memory_mib=1000,
+    moves={"ACCEPTED": NOW - 500, "STAGED": NOW - 450, "SUBMITTED": NOW - 400},
+)
+VALID = Environment("ce", max_vcpus=16, types=("m5",))
+OPEN = Queue("q", environments=(VALID,))
+
+
+def told(queue=None, line=None, largest=(), problem="", asked=True, **run):
+    return " ".join(
+        explain(Facts(dataclasses.replace(RUN, **run), NOW, asked, queue, line, dict(largest), problem)),
+    )
+
+
+def held(reason, **more):
+    return told(state=RunState.HELD, status="FAILED", hold_reason=reason, over=NOW, **more)
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"queue": None}, "The job queue q does not exist"),
+        ({"queue": Queue("q", state="DISABLED")}, "The job queue q is DISABLED"),
+        ({"queue": Queue("q", status="INVALID", reason="its environment is gone")}, "is INVALID: its environment is gone."),
+        ({"queue": Queue("q")}, "has no compute environment"),
+        ({"queue": Queue("q", environments=(Environment("ce", state="DISABLED"),))}, "environment ce is DISABLED: enable it"),
+        ({"queue": Queue("q", environments=(Environment("ce", status="INVALID", reason="no such subnet"),))}, "Name subnets"),
+        ({"queue": Queue("q", environments=(Environment("ce", status="INVALID"),))}, "AWS Batch gives no reason. Mend what"),
+        ({"queue": OPEN, "cpus": 17}, "asks for 17 vCPUs, and no compute environment"),
+        ({"queue": OPEN, "largest": {"ce": Size("m5.large", 2, 8192)}}, "No instance type fits 4 vCPUs"),
+        (
+            {"queue": OPEN, "largest": {"ce": Size("m5.large", 96, 500)}},
+            "No instance type fits 1000 MiB of memory: the largest of ce (m5) is m5.large with 500. Lower request_memory",
+        ),
+        ({"queue": OPEN, "gpus": 1, "largest": {"ce": Size("m5.large", 96, 5000)}}, "fits 1 GPUs"),
+        (
+            {"queue": OPEN, "line": Line(7, 3, 14.0)},
+            "asks for 4 vCPUs, and 14 of the 16 that the queue q may have (maxvCpus) are in use by 3 jobs, with 7 jobs in front",
+        ),
+        (
+            {"queue": OPEN, "line": Line(500, 200, 14.0, complete=False)},
+            "at least 14 of the 16 that the queue q may have (maxvCpus) are in use by 200 jobs, with at least 500 jobs in front",
+        ),
+        ({"queue": OPEN, "line": Line(0, 1, 1.0)}, "has room (1 of 16 vCPUs are in use, no job in front"),
+        (
+            {"queue": Queue("q", environments=(VALID,), policy="p"), "line": Line()},
+            "by the policy p: this job counts for the share default",
+        ),
+        (
+            {
+                "queue": Queue("q", environments=(VALID,), policy="p", shares=(("phy*", 0.5),)),
+                "project": "physics",
+                "line": Line(),
+            },
+            "counts for the share physics (weight 0.5)",
+        ),
+        (
+            {"queue": OPEN, "status_reason": "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - no m5"},
+            "AWS Batch says: CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - no m5. AWS has no such hosts free",
+        ),
+        ({"queue": OPEN, "status_reason": "MISCONFIGURATION:NEWS - x"}, "Jobs stuck in a RUNNABLE status"),
+        (
+            {"problem": "no network", "asked": False},
+            "RUNNABLE in AWS Batch as the GAHP last saw it; AWS could not be asked now: no network.",
+        ),
+    ],
+)
+def test_why_a_job_waits(facts, words):
+    assert words in told(**facts)
+
+
+def test_the_reason_of_an_attempt_before_is_not_taken_for_why_it_waits():
+    lost = Attempt(1.0, 2.0, status_reason="Host EC2 (instance i-1) terminated.")
+    said = told(
+        OPEN, Line(), status_reason="Host EC2 (instance i-1) terminated.", attempts=(lost,)
+    )  # fmt: skip
+    assert "It was started once before; the last time: Host EC2 (instance i-1) terminated." in said
+    assert "AWS Batch says" not in said and "has room" in said
+
+
+@pytest.mark.parametrize(
+    ("reason", "more", "words"),
+    [
+        ("The job needed more than the 1000 MB it had and was killed: raise request_memory.", {}, "request_memory = 1536 into"),
+        ("x", {"out_of_memory": True, "peak_memory_mib": 3000}, "had used 3000 when it was killed: put request_memory = 3840"),
+        ("x", {"out_of_memory": True, "memory_mib": None}, "the job definition's memory was not enough"),
+        ("AWS Batch ended", {"container_reason": "CannotPullContainerError: manifest unknown"}, "no such image or tag"),
+        ("AWS Batch ended", {"container_reason": "CannotPullContainerError: denied"}, "may not read the image"),
+        ("AWS Batch ended", {"container_reason": "CannotPullContainerError: i/o timeout"}, "does not reach the image's registry"),
+        ("AWS Batch ended", {"container_reason": "CannotPullContainerError: ?"}, "Check the image in the job definition"),
+        ("x: ECS was unable to assume the role 'r'", {}, "check its jobRoleArn and executionRoleArn"),
+        ("x", {"status_reason": "Host EC2 (i) terminated.", "attempts": (Attempt(), Attempt(), Attempt())}, "went away 3 times"),
+        (
+            "x",
+            {"status_reason": "Job attempt duration exceeded timeout", "runtime_s": 60},
+            "reached its time limit of 60 s: raise",
+        ),
+        ("x", {"status_reason": "Job attempt duration exceeded timeout"}, "time limit of AWSBATCH_DEFAULT_RUNTIME"),
+        ("MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - x", {}, "No instance type of its environments fits"),
+        ("The input in.txt is not there.", {"hold_code": HoldCode.TRANSFER_INPUT}, "Mend the input it names"),
+        ("no output", {"hold_code": HoldCode.TRANSFER_OUTPUT}, "condor_awsbatch logs 12.0"),
+        ("x", {"container_reason": "CannotStartContainerError: x"}, "could not be made on its host"),
+        ("refused", {"native_id": ""}, "AWS Batch never had it"),
+        ("", {}, "no reason was recorded"),
+        ("gone: release it to run it again.", {}, "was held: gone: release it to run it again."),
+    ],
+)
+def test_why_a_job_was_held_and_what_to_do(reason, more, words):
+    assert words in held(reason, **more)
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ({"state": RunState.ACCEPTED}, "Job 12.0 is not staged yet: its input is on the way to S3, since 8 min 20 s."),
+        ({"state": RunState.STAGED}, "not submitted to AWS Batch yet, since 7 min 30 s."),
+        ({"state": RunState.STAGED, "trouble": "TooManyRequestsException", "trouble_step": "submit"}, "takes no more calls"),
+        ({"state": RunState.ACCEPTED, "trouble": "ExpiredToken: x", "trouble_step": "stage"}, "Renew the credentials"),
+        ({"state": RunState.ACCEPTED, "trouble": "S3 is away", "trouble_step": "stage"}, "tried again until it can be done"),
+        ({"state": RunState.COLLECTING}, "its output is being brought back"),
+        ({"state": RunState.SUSPENDED}, "BLAH_JOB_RESUME"),
+        ({"state": RunState.REBUILT}, "found in S3"),
+        ({"wanted": Wanted.REMOVE}, "is being ended in AWS Batch"),
+        ({"status": "RUNNING", "since": NOW - 90061, "worker": "h"}, "has been running for 1 d 1 h on h: nothing is in its way."),
+        ({"status": "RUNNING", "runtime_s": 100, "started": NOW - 95}, "Its time limit of 100 s is near: 5 s left."),
+        ({"status": "STARTING"}, "its container is starting"),
+        ({"status": "STARTING", "since": NOW - 2000}, "That is long"),
+        ({"status": "FAILED"}, "is collected when the GAHP looks next"),
+        ({"state": RunState.COMPLETED, "exit_code": 0}, "Job 12.0 ended with exit code 0."),
+        ({"state": RunState.COMPLETED, "exit_signal": 9, "attempts": (Attempt(), Attempt())}, "by signal 9 in its attempt 2."),
+        ({"state": RunState.REMOVED, "wanted": Wanted.REMOVE, "status_reason": "Removed by HTCondor"}, "Removed by HTCondor)."),
+        ({"state": RunState.REMOVED}, "somebody ended it in AWS Batch"),
+        ({"state": RunState.COMPLETED, "exit_code": 0, "condor_id": ""}, "The run 12-0-a ended"),
+    ],
+)
+def test_every_state_has_its_sentence(run, words):
+    assert words in told(**run)
+
+
+def test_every_sentence_ends_and_none_is_said_for_nothing():
+    for state in RunState:
+        for status in ("", "RUNNABLE", "STARTING", "RUNNING", "FAILED"):
+            sentences = explain(Facts(dataclasses.replace(RUN, state=state, status=status), NOW))
+            assert sentences and all(text.endswith((".", "?", "-err.")) for text in sentences), sentences
+
+
+def test_only_a_job_that_waits_needs_the_queue_asked():
+    assert needs_queue(RUN) and needs_queue(dataclasses.replace(RUN, state=RunState.STAGED))
+    assert not needs_queue(dataclasses.replace(RUN, status="RUNNING"))
+    assert not needs_queue(dataclasses.replace(RUN, state=RunState.HELD))
