@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 from gahp import config, history, meter
+from gahp.cli.q import in_dag
 from gahp.history import History
 from gahp.model import Refused
 from gahp.report import Prices, as_csv, as_json, examine, read_prices, render
@@ -50,7 +51,8 @@ def run(options: argparse.Namespace) -> int:
     settings = config.load()
     prices = read_prices(options.prices) if options.prices else None
     now = time.time()
-    found = list(chosen(settings.state_dir, options.job, options.dag or "", moment(options.since, now) if options.since else 0.0))
+    since = moment(options.since, now) if options.since else 0.0
+    found = list(chosen(settings.state_dir, options.job, options.dag or "", since))
     if not found and (options.job or options.dag):
         raise Refused(f"The journal in {settings.state_dir} has no such jobs: see AWSBATCH_KEEP_RUNS and AWSBATCH_STATE_DIR.")
     text = made(found, options, prices, now)
@@ -84,7 +86,7 @@ def chosen(directory: str, words: list[str], dag: str, since: float) -> Iterator
     else:
         found = history.read(directory)
     for one in found:
-        if dag and dag != str(one.dag) and os.path.basename(dag) != one.condor_batch_name.rpartition("+")[0]:
+        if dag and not in_dag(one, os.path.basename(dag)):
             continue
         if since and one.final and one.over < since:
             continue

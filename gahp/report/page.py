@@ -270,14 +270,15 @@ def _memory(report: Report) -> str:
 
 def _cost(report: Report) -> str:
     used = f", of which the programs used {report.cpu_used:.0%}" if report.cpu_used is not None else ""
-    told = f"<p>{_figure(report.cpu_hours)} vCPU-hours{used}, and {_figure(report.gb_hours)} GB-hours were asked for while jobs ran.</p>"
+    told = f"<p>{_figure(report.cpu_hours)} vCPU-hours{used}, and {_figure(report.gb_hours)} GB-hours"
+    told += " were asked for while jobs ran.</p>"
     if report.cost is None:
         told += "<p>No price list was given: condor_awsbatch report -prices FILE.</p>"
     else:
         told += (
-            f"<p><b>{_figure(report.cost)} {_text(report.currency)}</b> by the list that was given, {_figure(report.wasted_cost or 0)}"
-            " of it for attempts that had to be started again. Running time times what was asked for: hosts that stand idle,"
-            " disks, S3 and traffic are not in it.</p>"
+            f"<p><b>{_figure(report.cost)} {_text(report.currency)}</b> by the list that was given,"
+            f" {_figure(report.wasted_cost or 0)} of it for attempts that had to be started again. Running time times what was"
+            " asked for: hosts that stand idle, disks, S3 and traffic are not in it.</p>"
         )
         kinds: dict[str, list[float]] = {}
         for job in report.jobs:
