@@ -174,7 +174,8 @@ def _use(action: argparse.Action) -> str:
     if not action.option_strings:
         return word
     option = f"\\fB{_escape(action.option_strings[-1])}\\fR"
-    return option if action.nargs == 0 else f"{option} {word}"
+    more = " ..." if action.nargs in ("+", "*") else ""
+    return option if action.nargs == 0 else f"{option} {word}{more}"
 
 
 def _value(action: argparse.Action) -> str:
