@@ -269,6 +269,9 @@ class Config:
 def htcondor_lookup() -> Lookup:
     """A lookup in HTCondor's configuration and `_CONDOR_` environment as they are now, macros expanded; None: not set."""
     os.environ.setdefault("CONDOR_CONFIG", _default_condor_config())
+    if missing_config():
+        # htcondor2 would say so in lines of its own at every import; the environment alone counts.
+        return lambda name: os.environ.get(f"_CONDOR_{name}")
     import htcondor2  # noqa: PLC0415  loaded late: the greeting goes first
 
     htcondor2.reload_config()
@@ -278,6 +281,15 @@ def htcondor_lookup() -> Lookup:
         return None if value is None else str(value).strip()
 
     return lookup
+
+
+def missing_config() -> str:
+    """A sentence if CONDOR_CONFIG names a file that cannot be read; else ""."""
+    path = os.environ.get("CONDOR_CONFIG", "")
+    if path in ("", "ONLY_ENV") or path.endswith("|") or os.access(path, os.R_OK):
+        return ""
+    what = "cannot be read" if os.path.exists(path) else "does not exist"
+    return f"HTCondor's configuration {path}, which CONDOR_CONFIG names, {what}: correct CONDOR_CONFIG, or unset it."
 
 
 def _default_condor_config() -> str:
@@ -291,9 +303,11 @@ def load(lookup: Lookup | None = None) -> Config:
 
     What is missing or wrong becomes a sentence in `problems`, and its value the default.
     """
-    lookup = lookup or htcondor_lookup()
-    values: dict[str, Any] = {}
     problems: list[str] = []
+    if lookup is None:
+        lookup = htcondor_lookup()
+        problems += filter(None, [missing_config()])
+    values: dict[str, Any] = {}
     for knob in KNOBS:
         text = lookup(knob.name)
         if text is None or (text == "" and knob.default is None):

@@ -14,7 +14,7 @@ import boto3
 from botocore.config import Config as ClientConfig
 from botocore.exceptions import BotoCoreError
 
-from gahp.batch import Batch
+from gahp.batch import Batch, EventQueue
 from gahp.config import Config
 from gahp.gateway import Gateway, rebuild
 from gahp.journal import Damaged, Journal
@@ -59,22 +59,29 @@ def clients(config: Config) -> tuple[Any, Any]:
         ) from error
 
 
-def other_client(config: Config, service: str) -> Any:
-    """A boto3 client for what people look at beside Batch and S3, such as logs. Raises Refused as `clients` does."""
+def other_client(config: Config, service: str, attempts: int = 3) -> Any:
+    """A boto3 client for what is asked beside Batch and S3: logs, events. Raises Refused as `clients` does."""
     try:
         session = boto3.Session(profile_name=config.profile or None, region_name=config.region or None)
         if session.region_name is None:
             raise Refused("No AWS Region is known: set AWSBATCH_REGION.")
         settings = ClientConfig(
-            retries={"mode": "standard", "total_max_attempts": 3},
+            retries={"mode": "standard", "total_max_attempts": attempts},
             connect_timeout=_CONNECT_TIMEOUT_S,
             read_timeout=_READ_TIMEOUT_S,
         )
-        return session.client(service, endpoint_url=config.endpoint_url or None, config=settings)
+        client = session.client(service, endpoint_url=config.endpoint_url or None, config=settings)
+        watch(client, service)
+        return client
     except BotoCoreError as error:
         raise Refused(
             one_line(f"AWS cannot be used: {str(error).rstrip('.')}. See AWSBATCH_PROFILE and AWSBATCH_REGION.")
         ) from error
+
+
+def events_client(config: Config) -> Any:
+    """A boto3 client for SQS. Raises Refused when Region or profile are not to be had."""
+    return other_client(config, "sqs", attempts=1)
 
 
 def limiter(config: Config) -> Limiter:
@@ -95,7 +102,8 @@ def open_gateway(config: Config) -> Gateway:
         default_runtime_s=config.default_runtime,
         limiter=limiter(config),
     )
-    return Gateway(config, open_journal(config, sandbox, batch), sandbox, batch)
+    events = EventQueue(events_client(config), config.events_queue_url) if config.events_queue_url else None
+    return Gateway(config, open_journal(config, sandbox, batch), sandbox, batch, events=events)
 
 
 def open_journal(config: Config, sandbox: Sandbox, batch: Batch) -> Journal:

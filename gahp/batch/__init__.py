@@ -1,6 +1,7 @@
 """AWS Batch: submit, find, describe, terminate. Knows Batch and the model; nothing of S3."""
 
 from gahp.batch.errors import CredentialsProblem, Throttled, Unsure
+from gahp.batch.events import EventQueue
 from gahp.batch.jobs import BatchAttempt, BatchJob
 from gahp.batch.overrides import check_resources, choose_queue
 from gahp.batch.service import BULK, DESCRIBE_PAGE, LIST_PAGE, Batch, BatchClient
@@ -14,6 +15,7 @@ __all__ = [
     "BatchClient",
     "BatchJob",
     "CredentialsProblem",
+    "EventQueue",
     "Throttled",
     "Unsure",
     "check_resources",

@@ -32,8 +32,8 @@ class BatchJob:
     """`status` is Batch's word; times are in seconds since the epoch, 0.0 if there is none.
 
     `attempts` counts the starts of the container that are over; `past` has them, oldest first.
-    `described`: DescribeJobs has said so. A row of a list or an event has less or may be late: `attempts` is None there. `size`
-    and `counts` (children by status) are an array parent's.
+    `described`: DescribeJobs has said so. A row of a list or an event has less or may be late: `attempts` is None in a row.
+    `size` and `counts` (children by status) are an array parent's.
     """
 
     id: str

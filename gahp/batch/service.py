@@ -46,8 +46,8 @@ class BatchClient(Protocol):
 class Batch:
     """One account's Batch, one job definition. Every method raises Refused or Transient, and nothing else.
 
-    `limiter` sets the pace of all calls; a call that cannot be made soon raises limits.Later. With `persistent`, which is for those
-    who have nothing else to do, calls wait instead, and what is throttled is called again.
+    `limiter` sets the pace of all calls; a call that cannot be made soon raises limits.Later. With `persistent`, which is for
+    those who have nothing else to do, calls wait instead, and what is throttled is called again.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Batch:
     def _list(self, **what: Any) -> Iterator[Mapping[str, Any]]:
         token: dict[str, str] = {}
         while True:
-            page = self._call("ListJobs", self._client.list_jobs, **what, **token)
+            page = self._call("ListJobs", self._client.list_jobs, patient=bool(token), **what, **token)
             yield from page["jobSummaryList"]
             if not page.get("nextToken"):
                 return
@@ -146,7 +146,7 @@ class Batch:
         return self._page(jobQueue=queue, jobStatus=status, token=token)
 
     def _page(self, *, token: str, **what: Any) -> tuple[list[BatchJob], str]:
-        more = {"nextToken": token} if token else {}
+        more: dict[str, Any] = {"nextToken": token} if token else {}
         page = self._call("ListJobs", self._client.list_jobs, maxResults=LIST_PAGE, **what, **more)
         return [from_summary(row) for row in page["jobSummaryList"]], page.get("nextToken") or ""
 
@@ -187,7 +187,7 @@ class Batch:
 
     def check(self, queue: str) -> None:
         """Raise Refused with what an administrator has to mend about queue or job definition."""
-        queues = self._call("DescribeJobQueues", self._client.describe_job_queues, jobQueues=[queue])["jobQueues"]
+        queues = self._call("DescribeJobQueues", self._client.describe_job_queues, patient=True, jobQueues=[queue])["jobQueues"]
         if not queues:
             raise Refused(
                 f"The job queue {queue} does not exist in this account and Region: see AWSBATCH_JOB_QUEUE and AWSBATCH_REGION."
@@ -206,7 +206,8 @@ class Batch:
             if exact
             else {"jobDefinitionName": name, "status": "ACTIVE"}
         )
-        definitions = self._call("DescribeJobDefinitions", self._client.describe_job_definitions, **asked)["jobDefinitions"]
+        answer = self._call("DescribeJobDefinitions", self._client.describe_job_definitions, patient=True, **asked)
+        definitions = answer["jobDefinitions"]
         if not any(definition.get("status") == "ACTIVE" for definition in definitions):
             raise Refused(
                 f"There is no active job definition {self._definition} in this account and Region: see AWSBATCH_JOB_DEFINITION."
@@ -230,22 +231,26 @@ class Batch:
             if "not found" not in str(error).lower() and "does not exist" not in str(error).lower():
                 raise
 
-    def _call(self, action: str, call: Callable[..., Mapping[str, Any]], **parameters: Any) -> Mapping[str, Any]:
+    def _call(
+        self, action: str, call: Callable[..., Mapping[str, Any]], *, patient: bool = False, **parameters: Any
+    ) -> Mapping[str, Any]:
+        """`patient`: wait for the limiter as long as it takes, as one of several calls that make one answer."""
+        patient |= self._persistent
         until = self._clock() + _PERSIST_S
         while True:
             try:
-                return self._call_once(action, call, parameters)
+                return self._call_once(action, call, parameters, patient=patient)
             except Throttled:
                 if not self._persistent or self._clock() > until:
                     raise
                 time.sleep(0.5)
 
     def _call_once(
-        self, action: str, call: Callable[..., Mapping[str, Any]], parameters: Mapping[str, Any]
+        self, action: str, call: Callable[..., Mapping[str, Any]], parameters: Mapping[str, Any], *, patient: bool
     ) -> Mapping[str, Any]:
         kind = _KINDS.get(action, Kind.STATUS)
         if self._limiter:
-            self._limiter.wait(kind, float("inf") if self._persistent else _PATIENCE_S[kind])
+            self._limiter.wait(kind, float("inf") if patient else _PATIENCE_S[kind])
         try:
             return call(**parameters)
         except Exception as error:

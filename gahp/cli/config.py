@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     lookup = config.htcondor_lookup()
     values = {knob.name: lookup(knob.name) for knob in config.KNOBS}
-    problems = config.load(values.get).problems
+    problems = config.load().problems
     if options.json:
         print(json.dumps({"values": values, "problems": problems}, indent=2))
     else:

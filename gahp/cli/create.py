@@ -65,6 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--job-queue", metavar="VALUE", default="", help=entity)
     parser.add_argument("--with-roles", action="store_true", help="make the roles that the files name and the account lacks")
     parser.add_argument("--default-vpc", action="store_true", help="take subnets and security group of the default VPC")
+    parser.add_argument(
+        "--with-events", action="store_true", help="have job state changes put into an SQS queue (AWSBATCH_EVENTS_QUEUE_URL)"
+    )
     parser.add_argument("--write-config", metavar="FILE", help="write the knobs for HTCondor's configuration folder")
     # pegasus-aws-batch has it as an option.
     parser.add_argument("-c", "--create", action="store_true", help=argparse.SUPPRESS)
@@ -97,6 +100,7 @@ def run(options: argparse.Namespace) -> int:
                 "AWSBATCH_JOB_DEFINITION": made.job_definition.name if made.job_definition else "",
                 "AWSBATCH_S3_URL": made.s3_url,
                 "AWSBATCH_REGION": made.region,
+                **({"AWSBATCH_EVENTS_QUEUE_URL": made.events_url} if made.events_url else {}),
             }
         )
         if options.dry_run:

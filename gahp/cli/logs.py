@@ -182,7 +182,7 @@ def _live(site: views.Site, now: History, options: argparse.Namespace, show: Out
     if options.err:
         views.note("while a job runs, its log has standard output and standard error together")
     log: Log | None = None
-    shown = ""
+    shown: str | None = None
     for run in _watch(site, now) if options.follow else [now]:
         stream = run.log_stream if run.status in ("RUNNING", "SUCCEEDED", "FAILED") or run.final else ""
         if stream and (log is None or stream != log.stream):

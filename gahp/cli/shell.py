@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -52,13 +53,14 @@ _JOB_VERBS = {
 }
 _HELP = {
     "submit FILE": "run the job that the submit ad in FILE describes (a file that begins with [)",
+    "submit [ AD ]": "run the job that the submit ad describes, as typed",
     "submit EXECUTABLE [ARGUMENT ...]": "run a program; its output comes into the working directory",
     "ping [LRMS]": "ask whether jobs can be run now",
     "status|cancel|hold|resume [JOBID]": "of a job; without JOBID the last one",
     "jobs": "the job ids seen so far",
     "auto on|off": "fetch results by themselves when the GAHP announces them with R",
     "help [COMMAND]": "this, or what a command of the protocol is",
-    "Ctrl-D": "leave; Ctrl-C clears the line",
+    "Ctrl-D": "leave; Ctrl-C clears the line, Ctrl-Z stops the shell until fg",
 }
 
 
@@ -71,15 +73,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     command = list(options.gahp) or [_default_gahp()]
     if sys.stdin.isatty() and sys.stdout.isatty():
-        return _interactive(command, Conversation(fetch=not options.manual))
+        width = min(_WIDTH, shutil.get_terminal_size().columns)
+        return _interactive(command, Conversation(fetch=not options.manual, width=width))
     return _become(command)
 
 
 class Conversation:
     """What the person typed and the GAHP said, as what to send and what to show. No terminal, no process."""
 
-    def __init__(self, fetch: bool = True) -> None:
+    def __init__(self, fetch: bool = True, width: int = _WIDTH) -> None:
         self.fetch = fetch
+        self._width = width
         self.jobs: dict[str, str] = {}
         self._client = Client()
         self._last_job = ""
@@ -99,6 +103,8 @@ class Conversation:
         try:
             verb, *words = split(to_bytes(line))
             name = verb.lower()
+            if name == "submit" and words and words[0].startswith("["):
+                return self._send("BLAH_JOB_SUBMIT", line.strip().split(maxsplit=1)[1])
             if name in self._verbs or name in _JOB_VERBS:
                 words = shlex.split(line)[1:]
                 return self._job_verb(name, words) if name in _JOB_VERBS else self._verbs[name](words)
@@ -185,7 +191,7 @@ class Conversation:
             return [f"   {line}" for line in _manual_entry(command)], b""
         protocol = {explain.signature(COMMANDS[name]): COMMANDS[name].about for name in LISTED}
         title = "   The protocol, sent as typed; a request id left out is filled in:"
-        return [*_two_columns(_HELP), "", title, *_two_columns(protocol)], b""
+        return [*_two_columns(_HELP, self._width), "", title, *_two_columns(protocol, self._width)], b""
 
 
 def _parameters(word: str) -> tuple[str, ...]:
@@ -193,9 +199,16 @@ def _parameters(word: str) -> tuple[str, ...]:
     return command.parameters if command else ()
 
 
-def _two_columns(rows: dict[str, str]) -> list[str]:
-    width = max(map(len, rows))
-    return [f"   {left:<{width}}  {right}" for left, right in rows.items()]
+def _two_columns(rows: dict[str, str], width: int) -> list[str]:
+    """Words on the left, what they mean on the right; below them where there is no room beside them."""
+    left_width = max(len(left) for left in rows if len(left) <= width // 2)
+    lines = []
+    for left, right in rows.items():
+        blank = " " * (left_width + 5)
+        wrapped = textwrap.wrap(right, max(20, width - len(blank)), break_long_words=False, break_on_hyphens=False)
+        beside = wrapped.pop(0) if len(left) <= left_width else ""
+        lines += [f"   {left:<{left_width}}  {beside}".rstrip(), *(blank + line for line in wrapped)]
+    return lines
 
 
 def _manual_entry(command: Command) -> list[str]:
@@ -399,7 +412,9 @@ def _interactive(command: list[str], conversation: Conversation) -> int:
     print("help tells what can be typed; Ctrl-D leaves.")
     with patch_stdout():
         try:
-            session: PromptSession[str] = PromptSession(completer=_completer(conversation), complete_while_typing=False)
+            session: PromptSession[str] = PromptSession(
+                completer=_completer(conversation), complete_while_typing=False, enable_suspend=True
+            )
             by_itself = _Desk(conversation, link, session).talk(f"{Path(command[0]).name}> ")
         finally:
             code = link.close()

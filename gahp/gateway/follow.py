@@ -20,6 +20,7 @@ from gahp.model import Refused, Transient
 log = logging.getLogger(__name__)
 
 _THROTTLED_TRIES = 5
+_REFRESH_S = 1.0
 
 
 class Followed(NamedTuple):
@@ -51,7 +52,8 @@ class Follower:
         self._stop = threading.Event()
         self._asked_about: set[str] = set()
         self._thread = threading.Thread(target=self._work, name="status", daemon=True)
-        self.events = False  # events come in
+        self._events = False
+        self._refreshed = 0.0
 
     def start(self) -> None:
         self._thread.start()
@@ -61,15 +63,26 @@ class Follower:
 
     def hear(self, job: BatchJob) -> bool:
         """An event about a job. False if nobody follows it here. How one ended badly is asked before it is told."""
+        now = time.monotonic()
+        if not self._sweep.follows(job.id) and now - self._refreshed >= _REFRESH_S:
+            # It may have been submitted since the last round.
+            self._refreshed = now
+            followed = self._followed()
+            with self._lock:
+                self._sweep.follow(followed.queues)
         with self._lock:
             if not self._sweep.follows(job.id):
-                return False
+                return self._sweep.followed_lately(job.id)
             if job.status == "FAILED":
                 self._asked_about.add(job.id)
                 return True
             self._sweep.heard(job.id, job.status)
         self._tell([(job.id, job)])
         return True
+
+    def flowing(self, events: bool) -> None:
+        """Whether events come in, so that asking can be left for what they lose."""
+        self._events = events
 
     def whole(self, parent: str, unwanted: Collection[str]) -> bool:
         """Whether `unwanted` has every child of this array that is not over."""
@@ -135,7 +148,7 @@ class Follower:
                 begun = time.monotonic()
                 closely = self.round()
                 with self._lock:
-                    pause = self._sweep.pause_s(self._interval_s, events=self.events, closely=closely)
+                    pause = self._sweep.pause_s(self._interval_s, events=self._events, closely=closely)
                 # A little less: the next look at the clock comes an interval after this one, not a moment before it.
                 due = begun + pause - self._interval_s / 2
                 tries = 0

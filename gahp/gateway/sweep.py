@@ -1,7 +1,7 @@
-"""What to ask AWS Batch about the jobs followed, and what its answers mean: decided from values, without a call, a clock or a thread.
+"""What to ask AWS Batch about the jobs followed, and what its answers mean: decisions by value, without a call, clock or thread.
 
-Single jobs are described a hundred a call, or listed by status where that is fewer calls. Of an array only the parent is described:
-its count of children by status says for all of them at once when they are of one mind, and when not, the states whose counts
+Single jobs are described a hundred a call, or listed by status where that is fewer calls. Of an array only the parent is
+described: its count of children by status says it for all of them when they are of one mind; when not, the states whose counts
 changed are listed, or the children that are not over described, whichever is fewer calls. One byte is kept for a child.
 """
 
@@ -24,8 +24,11 @@ _SAMPLE_EVERY_S = 60.0
 # What one change hides from another (one child started while the host of another went) is found by asking for all.
 _AUDIT_EVERY_S = 900.0
 
-# While nothing has moved for so many sweeps, each next one waits so much longer. Jobs of minutes then cost half the calls, and the
-# wait is over with the first thing that moves, so that of many jobs only the first few are told late.
+# Late events about jobs that are over are known for ours by that.
+_LATELY = 10000
+
+# While nothing has moved for so many sweeps, each next one waits so much longer. Jobs of minutes then cost half the calls, and
+# the wait is over with the first thing that moves, so that of many jobs only the first few are told late.
 _QUIET_SWEEPS = 6
 _SLOWER = 3.0
 # With events a sweep only catches what they lost.
@@ -57,7 +60,7 @@ class Listed:
     token: str = ""
 
 
-Question = Union[Describe, Children, Listed]
+Question = Union[Describe, Children, Listed]  # noqa: UP007  an alias is evaluated, and Python 3.10 has no lazy ones
 Page = tuple[list[BatchJob], str]
 # Of each job that is news: its id, and None if Batch does not know it.
 Tell = Callable[[list[tuple[str, "BatchJob | None"]]], None]
@@ -95,10 +98,15 @@ class Sweep:
         self._tell = tell
         self._followed: set[str] = set()
         self._singles: dict[str, int] = {}
+        self._lately: dict[str, None] = {}  # followed no more, oldest first
         self._arrays: dict[str, _Array] = {}
         self._list_calls: dict[str, int] = {}  # by queue: how many the last listing took
         self._quiet = 0
         self._moved = self._news = False
+        self._found: list[tuple[str, BatchJob | None]] = []  # to be told after this answer
+        self._last: list[str] = []  # to be described at the end of this round
+        self._looked: list[_Array] = []  # whose counts are not explained yet
+        self._unwanted: Collection[str] = ()
 
     def follow(self, ids: Collection[str]) -> None:
         """From now on these jobs, no others."""
@@ -123,6 +131,9 @@ class Sweep:
     def follows(self, job_id: str) -> bool:
         return job_id in self._followed
 
+    def followed_lately(self, job_id: str) -> bool:
+        return job_id in self._lately
+
     def has_news(self, ids: Collection[str]) -> bool:
         """Whether any of `ids` is not followed yet: what was just submitted moves."""
         return any(job_id not in self._followed for job_id in ids)
@@ -133,6 +144,9 @@ class Sweep:
         self._followed.discard(job_id)
 
     def _forget(self, job_id: str) -> None:
+        self._lately[job_id] = None
+        if len(self._lately) > _LATELY:
+            del self._lately[next(iter(self._lately))]
         parent, index = split(job_id)
         if index < 0:
             self._singles.pop(job_id, None)
@@ -151,7 +165,7 @@ class Sweep:
         return interval_s * (_SLOWER if self._quiet >= _QUIET_SWEEPS else 1.0)
 
     def whole(self, parent: str, unwanted: Collection[str]) -> bool:
-        """Whether `unwanted` has every child of this array that is not known to be over: then its parent can be ended for them."""
+        """Whether `unwanted` has every child of this array that may not be over: then its parent can be ended for them."""
         array = self._arrays.get(parent)
         return array is not None and len(array.states) > 0 and all(f"{parent}:{i}" in unwanted for i in array.open())
 
@@ -161,36 +175,36 @@ class Sweep:
         """One round of questions; every answer's news is told before the next question. `closely`: jobs to be described whatever
         the counts say. `unwanted`: how these end need not be told in detail."""
         self._moved = self._news = False
+        self._last, self._looked, self._unwanted = [], [], unwanted
         listing = self._queues_to_list(queue_of)
         singles = [job_id for job_id in self._singles if not listing or queue_of(job_id) not in listing]
         close = [job_id for job_id in closely if job_id in self._followed]
         doubtful: list[tuple[str, _Array, tuple[int, ...]]] = []
-        last: list[str] = []
         first = [*self._arrays, *singles, *close, *self._samples(now)]
         for page in pages(dict.fromkeys(first)):
             answer = yield Describe(page)
             assert isinstance(answer, dict)
-            news: list[tuple[str, BatchJob | None]] = []
             for job_id in page:
                 job, array = answer.get(job_id), self._arrays.get(job_id)
                 if array is None:
-                    self._described(job_id, job, news, last)
-                elif job is None or job.counts is None:
-                    last += (f"{job_id}:{index}" for index in array.ours)
-                elif counts := self._look(job_id, array, job, now, unwanted, news, last):
+                    self._described(job_id, job)
+                elif job is None or not job.size:
+                    self._last += (f"{job_id}:{index}" for index in array.ours)
+                elif counts := self._look(job_id, array, job, now):
                     doubtful.append((job_id, array, counts))
-            self._tell(news)
+            self._flush()
         for queue, ids in listing.items():
-            yield from self._list_queue(queue, ids, last)
+            yield from self._list_queue(queue, ids)
         for parent, array, counts in doubtful:
-            yield from self._list_array(parent, array, counts, unwanted, last)
-        for page in pages(dict.fromkeys(last)):
+            yield from self._list_array(parent, array, counts)
+        for page in pages(dict.fromkeys(self._last)):
             answer = yield Describe(page)
             assert isinstance(answer, dict)
-            news = []
             for job_id in page:
-                self._described(job_id, answer.get(job_id), news, [])
-            self._tell(news)
+                self._described(job_id, answer.get(job_id))
+            self._flush()
+        for array in self._looked:
+            array.tries += 1
         self._quiet = 0 if self._moved else self._quiet + 1
 
     # Single jobs
@@ -208,7 +222,7 @@ class Sweep:
             if self._list_calls.get(queue, len(_ACTIVE) + len(ids) // LIST_PAGE) < len(ids) / DESCRIBE_PAGE
         }
 
-    def _list_queue(self, queue: str, ids: list[str], last: list[str]) -> Asking:
+    def _list_queue(self, queue: str, ids: list[str]) -> Asking:
         """All active jobs of a queue; those of ours that are not among them have ended or are about to be listed."""
         missing = dict.fromkeys(ids)
         calls = 0
@@ -220,25 +234,28 @@ class Sweep:
                 assert isinstance(answer, tuple)
                 rows, token = answer
                 calls += 1
-                news: list[tuple[str, BatchJob | None]] = []
                 for job in rows:
                     if job.id in missing:
                         del missing[job.id]
                         if self._singles.get(job.id) != _CODES[status] or job.status == "RUNNABLE":
                             self._note(job.id, _CODES[status])
-                            news.append((job.id, job))
-                self._tell(news)
+                            self._found.append((job.id, job))
+                self._flush()
                 if not token:
                     break
                 if calls > len(ids) / DESCRIBE_PAGE:
                     # Others have more jobs there than was to be expected.
                     self._list_calls[queue] = calls * 2
-                    last += missing
+                    self._last += missing
                     return
         self._list_calls[queue] = calls
-        last += missing
+        self._last += missing
 
     # Arrays
+
+    def _flush(self) -> None:
+        found, self._found = self._found, []
+        self._tell(found)
 
     def _samples(self, now: float) -> Iterator[str]:
         """One child that waits, of each array that has such, now and then."""
@@ -250,64 +267,63 @@ class Sweep:
                         yield f"{parent}:{index}"
                         break
 
-    def _look(
-        self,
-        parent: str,
-        array: _Array,
-        job: BatchJob,
-        now: float,
-        unwanted: Collection[str],
-        news: list[tuple[str, BatchJob | None]],
-        last: list[str],
-    ) -> tuple[int, ...]:
-        """What the parent's counts say. The counts if children have to be listed; what is to be described goes to `last`."""
+    def _look(self, parent: str, array: _Array, job: BatchJob, now: float) -> tuple[int, ...]:
+        """What the parent's counts say; the counts if children have to be listed."""
         counts = _counts(job)
         if len(array.states) != job.size:
             array.states = bytearray(job.size)
             array.audited = array.sampled = now
-        if array.parent is None or array.parent.counts != job.counts:
-            self._moved = True
+        self._moved |= array.parent is None or array.parent.counts != job.counts
         array.parent = job
         if now - array.audited >= _AUDIT_EVERY_S:
             array.audited = now
             array.settled = array.asked = ()
-            last += (f"{parent}:{index}" for index in array.open() if array.states[index] == _RUNNING)
+            self._ask_running(parent, array)
         if counts == array.settled:
             return ()
+        array.settled = ()
         if counts != array.asked:
             array.asked, array.tries = counts, 0
-        array.tries += 1
-        if array.tries > _TRIES:
-            array.settled = counts
-            return ()
+        self._looked.append(array)
         known = array.known()
-        left = job.size - known[2] - known[3]
-        succeeded, failed, running = counts[2] - known[2], counts[3] - known[3], counts[1]
-        if sum(counts) != job.size or succeeded < 0 or failed < 0:
+        open_ = job.size - known[2] - known[3]
+        succeeded, failed = counts[2] - known[2], counts[3] - known[3]
+        if array.tries >= _TRIES:
+            array.settled = counts
+        elif sum(counts) != job.size or succeeded < 0 or failed < 0:
             # Summed up late. If it is over, there is no later.
-            last += (f"{parent}:{index}" for index in array.open() if job.over)
-        elif succeeded == left:
-            self._all(parent, array, "SUCCEEDED", news)
+            self._last += (f"{parent}:{index}" for index in array.open() if job.over)
+        elif status := self._one_mind(parent, array, (counts[1], succeeded, failed), open_):
+            self._all(parent, array, status)
             array.settled = counts
-        elif failed == left and all(f"{parent}:{index}" in unwanted for index in array.open() if index in array.ours):
-            self._all(parent, array, "FAILED", news)
-            array.settled = counts
-        elif not succeeded and not failed and running == left:
-            self._all(parent, array, "RUNNING", news)
-            array.settled = counts
-        elif not succeeded and not failed and running == known[1]:
-            array.settled = counts
-        elif not succeeded and not failed and running == 0:
-            # Their hosts went away.
-            last += (f"{parent}:{index}" for index in array.open() if array.states[index] == _RUNNING)
-        else:
+        elif succeeded or failed or counts[1] not in (0, known[1]):
             lists = (_calls(counts[2]) if succeeded else 0) + (_calls(counts[3]) if failed else 0)
-            if left / DESCRIBE_PAGE > max(lists, 1):
+            if open_ / DESCRIBE_PAGE > max(lists, 1):
                 return counts
-            last += (f"{parent}:{index}" for index in array.open())
+            self._last += (f"{parent}:{index}" for index in array.open())
+        elif counts[1] == known[1]:
+            array.settled = counts
+        else:
+            # Their hosts went away.
+            self._ask_running(parent, array)
         return ()
 
-    def _all(self, parent: str, array: _Array, status: str, news: list[tuple[str, BatchJob | None]]) -> None:
+    def _one_mind(self, parent: str, array: _Array, new: tuple[int, int, int], open_: int) -> str:
+        """The status of all children not known to be over, of which so many run, succeeded, failed; "" if it is not one, or does
+        not tell enough."""
+        running, succeeded, failed = new
+        if succeeded == open_:
+            return "SUCCEEDED"
+        if running == open_:
+            return "RUNNING"
+        if failed == open_ and all(f"{parent}:{i}" in self._unwanted for i in array.open() if i in array.ours):
+            return "FAILED"
+        return ""
+
+    def _ask_running(self, parent: str, array: _Array) -> None:
+        self._last += (f"{parent}:{index}" for index in array.open() if array.states[index] == _RUNNING)
+
+    def _all(self, parent: str, array: _Array, status: str) -> None:
         """All children that are not over are in this state."""
         code = _CODES[status]
         for index in array.open():
@@ -315,11 +331,10 @@ class Sweep:
                 array.states[index] = code
                 if index in array.ours:
                     self._news = True
-                    news.append((f"{parent}:{index}", _child(array, BatchJob(f"{parent}:{index}", "", status, attempts=None))))
+                    job_id = f"{parent}:{index}"
+                    self._found.append((job_id, _child(array, BatchJob(job_id, "", status, attempts=None, described=False))))
 
-    def _list_array(
-        self, parent: str, array: _Array, counts: tuple[int, ...], unwanted: Collection[str], last: list[str]
-    ) -> Asking:
+    def _list_array(self, parent: str, array: _Array, counts: tuple[int, ...]) -> Asking:
         """The states whose counts changed: what ended first, and what runs if that does not explain the rest."""
         bad = 0
         for status, count in (("SUCCEEDED", counts[2]), ("FAILED", counts[3])):
@@ -329,62 +344,60 @@ class Sweep:
                 answer = yield Children(parent, status, token)
                 assert isinstance(answer, tuple)
                 rows, token = answer
-                news: list[tuple[str, BatchJob | None]] = []
                 for job in rows:
                     index = split(job.id)[1]
                     if not 0 <= index < len(array.states) or array.states[index] >= _SUCCEEDED:
                         continue
                     new -= 1
-                    if code == _FAILED and index in array.ours and job.id not in unwanted:
+                    if code == _FAILED and index in array.ours and job.id not in self._unwanted:
                         # Why is what a person will read: a row does not tell it all.
-                        last.append(job.id)
+                        self._last.append(job.id)
                         bad += array.states[index] == _RUNNING
                     else:
-                        self._set(array, index, code, job, news)
-                self._tell(news)
+                        self._set(array, index, code, job)
+                self._flush()
                 if not token:
                     break
         if array.states.count(_RUNNING) - bad != counts[1]:
-            yield from self._list_running(parent, array, last)
+            yield from self._list_running(parent, array)
 
-    def _list_running(self, parent: str, array: _Array, last: list[str]) -> Asking:
+    def _list_running(self, parent: str, array: _Array) -> Asking:
         gone = {index for index, code in enumerate(array.states) if code == _RUNNING}
         token = ""
         while True:
             answer = yield Children(parent, "RUNNING", token)
             assert isinstance(answer, tuple)
             rows, token = answer
-            news: list[tuple[str, BatchJob | None]] = []
             for job in rows:
                 index = split(job.id)[1]
                 gone.discard(index)
                 if 0 <= index < len(array.states) and array.states[index] < _RUNNING:
-                    self._set(array, index, _RUNNING, job, news)
-            self._tell(news)
+                    self._set(array, index, _RUNNING, job)
+            self._flush()
             if not token:
                 break
         # Ended meanwhile, or its host went away.
-        last += (f"{parent}:{index}" for index in gone)
+        self._last += (f"{parent}:{index}" for index in gone)
 
-    def _set(self, array: _Array, index: int, code: int, job: BatchJob, news: list[tuple[str, BatchJob | None]]) -> None:
+    def _set(self, array: _Array, index: int, code: int, job: BatchJob) -> None:
         array.states[index] = code
         self._moved = True
         if index in array.ours:
             self._news = True
-            news.append((job.id, _child(array, job)))
+            self._found.append((job.id, _child(array, job)))
 
     # Either
 
-    def _described(self, job_id: str, job: BatchJob | None, news: list[tuple[str, BatchJob | None]], last: list[str]) -> None:
+    def _described(self, job_id: str, job: BatchJob | None) -> None:
         """One answer of DescribeJobs about a single job or a child. A child that can never run has all others asked about."""
         if job is not None:
             self._note(job_id, _CODES.get(job.status, _IDLE))
         parent, index = split(job_id)
         array = self._arrays.get(parent) if index >= 0 else None
         if job is not None and array and job.never_fits:
-            last += (f"{parent}:{other}" for other in array.open() if other != index and array.states[other] < _RUNNING)
+            self._last += (f"{parent}:{other}" for other in array.open() if other != index and array.states[other] < _RUNNING)
         if job_id in self._followed:
-            news.append((job_id, job))
+            self._found.append((job_id, job))
 
     def heard(self, job_id: str, status: str) -> None:
         """An event has told this: it is news no more."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gahp.model import Refused
-from gahp.provision import bucket, documents, entities, network, roles
+from gahp.provision import bucket, documents, entities, events, network, roles
 from gahp.provision.aws import Aws, Clients, Report
 from gahp.provision.entities import Entity
 from gahp.provision.settings import Form, Kind, Settings, Value
@@ -34,6 +34,7 @@ class Created:
     s3_url: str
     region: str
     bucket_made: bool
+    events_url: str
     changes: int
 
 
@@ -62,6 +63,10 @@ def create(settings: Settings, clients: Clients, report: Report, *, pause: Calla
                 _fill_order(aws, settings, request, found.get(Kind.COMPUTE_ENVIRONMENT))
             found[kind] = aws.persist(lambda kind=kind, request=request: _ensure(aws, settings, kind, request, fresh_roles))  # type: ignore[misc]
     made = aws.persist(lambda: bucket.ensure(aws, settings))
+    queue = found.get(Kind.JOB_QUEUE)
+    if settings.with_events and queue is None:
+        raise Refused("--with-events needs the job queue whose events are meant: give --job-queue.")
+    url = aws.persist(lambda: events.ensure(aws, settings, queue.arn)) if settings.with_events and queue else ""
     report.progress("")
     return Created(
         job_definition=found.get(Kind.JOB_DEFINITION),
@@ -71,6 +76,7 @@ def create(settings: Settings, clients: Clients, report: Report, *, pause: Calla
         s3_url=settings.s3_url,
         region=aws.region,
         bucket_made=made,
+        events_url=url,
         changes=aws.changes,
     )
 

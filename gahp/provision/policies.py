@@ -29,9 +29,9 @@ def job_role(bucket: str, key: str, partition: str = "aws") -> Policy:
 
 
 def submit_host(
-    *, region: str, account: str, queue: str, definition: str, bucket: str, key: str, partition: str = "aws"
+    *, region: str, account: str, queue: str, definition: str, bucket: str, key: str, events: str, partition: str = "aws"
 ) -> Policy:
-    """What a user of the submit host may do: submit to one queue, watch, end jobs, carry sandboxes, read jobs' logs."""
+    """What a user of the submit host may do: submit to one queue, watch, end jobs, carry sandboxes, read logs and events."""
     batch = f"arn:{partition}:batch:{region}:{account}"
     jobs = [f"{batch}:job-queue/{queue}", f"{batch}:job-definition/{definition}", f"{batch}:job-definition/{definition}:*"]
     watch = ["ListJobs", "DescribeJobs", "DescribeJobQueues", "DescribeJobDefinitions", "DescribeComputeEnvironments"]
@@ -46,6 +46,10 @@ def submit_host(
             _allow(
                 ["logs:GetLogEvents", "logs:DescribeLogStreams"],
                 f"arn:{partition}:logs:{region}:{account}:log-group:/aws/batch/job:*",
+            ),
+            _allow(
+                ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"],
+                f"arn:{partition}:sqs:{region}:{account}:{events}",
             ),
         ]
     )
@@ -71,6 +75,10 @@ def administrator(region: str, account: str, prefix: str, bucket: str, partition
     passed = ["batch.amazonaws.com", "ec2.amazonaws.com", "ecs-tasks.amazonaws.com", "spotfleet.amazonaws.com"]
     repositories = ["CreateRepository", "InitiateLayerUpload", "UploadLayerPart", "CompleteLayerUpload", "PutImage"]
     repositories += ["BatchCheckLayerAvailability", "BatchGetImage"]
+    queues = ["CreateQueue", "DeleteQueue", "GetQueueUrl", "GetQueueAttributes", "SetQueueAttributes"]
+    queues += ["ListQueueTags", "TagQueue"]
+    rules = ["PutRule", "DeleteRule", "DescribeRule", "PutTargets", "RemoveTargets", "ListTargetsByRule", "TagResource"]
+    rules += ["ListTagsForResource"]
     return _policy(
         [
             _allow([f"batch:Describe{name}" for name in described] + ["batch:ListJobs"], "*"),
@@ -89,6 +97,8 @@ def administrator(region: str, account: str, prefix: str, bucket: str, partition
             },
             _allow(["ec2:DescribeVpcs", "ec2:DescribeSubnets", "ec2:DescribeSecurityGroups", "ecr:GetAuthorizationToken"], "*"),
             _allow([f"ecr:{name}" for name in repositories], f"arn:{partition}:ecr:{region}:{account}:repository/awsbatch/*"),
+            _allow([f"sqs:{name}" for name in queues], f"arn:{partition}:sqs:{region}:{account}:{prefix}-events"),
+            _allow([f"events:{name}" for name in rules], f"arn:{partition}:events:{region}:{account}:rule/{prefix}-events"),
         ]
     )
 

@@ -106,6 +106,7 @@ class Settings:
     s3: str = ""
     with_roles: bool = False
     default_vpc: bool = False
+    with_events: bool = False
     dry_run: bool = False
     wait_s: float = DEFAULT_WAIT_S
 

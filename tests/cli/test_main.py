@@ -1,6 +1,7 @@
 """condor_awsbatch as a person meets it: help, wrong words, missing extras, interruptions; never a traceback."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -67,6 +68,39 @@ def test_config_prints_every_knob_and_what_is_missing():
     assert "AWSBATCH_JOB_QUEUE = my-queue\n" in ran.stdout
     assert "# AWSBATCH_POLL_INTERVAL = 5\n" in ran.stdout
     assert "condor_awsbatch: AWSBATCH_S3_URL is not set" in ran.stderr
+
+
+@pytest.mark.parametrize("module", ["", "gahp.model", "gahp.cli.main", "gahp.server"])
+@pytest.mark.parametrize("program", ["condor_awsbatch", "awsbatch_gahp"])
+def test_ctrl_c_while_a_program_is_being_loaded_ends_it_without_a_word(program, module):
+    """At any of its imports; what Python does before the first of them is not ours."""
+    text = f"""
+import builtins, os, signal, sys
+real = builtins.__import__
+def interrupted(name, *more, **others):
+    if name == {module!r}:
+        os.kill(os.getpid(), signal.SIGINT)
+    return real(name, *more, **others)
+builtins.__import__ = interrupted
+import gahp.start
+if not {module!r}:
+    os.kill(os.getpid(), signal.SIGINT)
+sys.argv = ["program", "config"]
+sys.exit(gahp.start.{program}())
+"""
+    environment = {"PATH": "/usr/bin:/bin", "CONDOR_CONFIG": "ONLY_ENV"}
+    ran = subprocess.run(
+        [sys.executable, "-c", text],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in ran.stderr and "KeyboardInterrupt" not in ran.stderr
+    others = {"condor_awsbatch": "gahp.server", "awsbatch_gahp": "gahp.cli.main"}
+    assert ran.returncode in (-signal.SIGINT, 130) or module == others[program], ran
 
 
 def test_a_reader_that_goes_away_leaves_no_traceback():

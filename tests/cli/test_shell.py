@@ -118,6 +118,7 @@ def talking(**options) -> Conversation:
         ("BLAH_JOB_SUBMIT [ Cmd = 1 ]", ["BLAH_JOB_SUBMIT", "2", "[ Cmd = 1 ]"]),
         ("BLAH_JOB_SUBMIT 9 [ Cmd = 1 ]", ["BLAH_JOB_SUBMIT", "9", "[ Cmd = 1 ]"]),
         ("BLAH_JOB_SUBMIT [\\ Cmd\\ =\\ 1\\ ]", ["BLAH_JOB_SUBMIT", "2", "[ Cmd = 1 ]"]),
+        ("submit [ Cmd = \"a b\" ; X = 1 ]", ["BLAH_JOB_SUBMIT", "2", '[ Cmd = "a b" ; X = 1 ]']),
         ("BLAH_JOB_REFRESH_PROXY job /p", ["BLAH_JOB_REFRESH_PROXY", "2", "job", "/p"]),
         ("BLAH_GET_HOSTPORT", ["BLAH_GET_HOSTPORT", "2"]),
         ("RESULTS", ["RESULTS"]),
@@ -375,6 +376,20 @@ def test_ctrl_c_clears_the_line_and_disturbs_nothing(terminal):
     terminal.type("QUIT\r")
     terminal.until("The GAHP is leaving.")
     assert terminal.exit_code() == 0
+
+
+def test_ctrl_z_goes_to_the_terminal_and_not_into_the_line(terminal):
+    terminal.until("From now on a line R")
+    terminal.type("\x1aping\r")
+    terminal.until("Request 2, BLAH_PING awsbatch: No error")
+
+
+@pytest.mark.parametrize("width", [60, 80, 110])
+def test_help_is_wrapped_between_words_within_the_terminals_width(width):
+    lines, _ = talking(width=width).typed("help")
+    assert max(map(len, lines)) <= max(width, 80)
+    text = " ".join(" ".join(lines).split())
+    assert "leave; Ctrl-C clears the line, Ctrl-Z stops the shell until fg" in text
 
 
 def test_the_shell_ends_when_the_gahp_dies_and_tells_how(terminal):

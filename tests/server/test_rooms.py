@@ -22,7 +22,7 @@ ALLOWED = {
     "history": {"model", "story", "journal"},
     "report": {"model", "journal", "history"},
     "sandbox": {"model"},
-    "batch": {"model", "limits"},
+    "batch": {"model", "lanes", "limits"},
     "gateway": {"model", "lanes", "metrics", "limits", "journal", "story", "sandbox", "batch", "config"},
     "site": {"model", "limits", "meter", "batch", "config", "gateway", "journal", "sandbox"},
     "server": {"model", "lanes", "config", "protocol", "blah", "gateway", "site", "meter"},

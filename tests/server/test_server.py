@@ -56,6 +56,14 @@ def test_a_greeting_in_a_locale_that_is_not_utf8_is_the_same(environment):
     assert ran.stdout.count(b"$GahpVersion:") == 2
 
 
+def test_a_configuration_that_is_not_there_is_named_in_the_pings_answer_and_nowhere_else(environment):
+    with Client([GAHP], {**environment, "CONDOR_CONFIG": "/no/such/file"}) as gahp:
+        code, message = gahp.perform("BLAH_PING", "awsbatch", wait_s=60)
+    assert code == "1"
+    assert message.startswith("HTCondor's configuration /no/such/file, which CONDOR_CONFIG names, does not exist: correct")
+    assert talk({**environment, "CONDOR_CONFIG": "/no/such/file"}, b"VERSION\n").stderr == b""
+
+
 def test_sigterm_ends_it_with_0(environment):
     process = subprocess.Popen([GAHP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     process.stdout.readline()
