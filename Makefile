@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-aws lint bench chaos pool pool-down clean
+.PHONY: demo docs test test-aws lint bench chaos pool pool-down clean
 .DELETE_ON_ERROR:
 
 $(STAMP): setup.cfg pyproject.toml
@@ -21,8 +21,13 @@ test: lint  ## lint, then every test
 test-aws: $(STAMP)  ## what is leant on in AWS: against the embedded AWS, or a real account named by AWSBATCH_TEST_PREFIX
 	$(BIN)/python -m pytest tests/contract
 
+docs: $(STAMP)  ## what is made from the code: docs/messages.md, man/, completion/
+	$(BIN)/python -m tools.messages
+	$(BIN)/python -m tools.manual
+	$(BIN)/python -m tools.completion
+
 lint: $(STAMP)
-	$(BIN)/ruff check gahp tests bench examples
+	$(BIN)/ruff check gahp tests bench examples tools
 	$(BIN)/mypy
 
 bench: $(STAMP)  ## rates, latency, memory; printed, never asserted

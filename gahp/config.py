@@ -159,6 +159,14 @@ KNOBS = (
     ),
     Knob("AWSBATCH_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR", _level, "How much is logged."),
     Knob("AWSBATCH_MAX_LOG", "10", "MiB", _number(0.01, 10000), "The size at which the log is rotated; one old file is kept."),
+    Knob(
+        "AWSBATCH_METRICS_FILE",
+        "",
+        "file or directory",
+        lambda v: _path(v) if v else "",
+        "Where numbers for node_exporter's textfile collector go, NAME.prom or a directory; empty: nowhere.",
+    ),
+    Knob("AWSBATCH_METRICS_INTERVAL", "15", "seconds", _number(1, 3600), "How often they are written."),
     Knob("AWSBATCH_POLL_INTERVAL", "5", "seconds", _number(0.05, 3600), "How often AWS Batch is asked how all jobs stand."),
     Knob(
         "AWSBATCH_ATTEMPTS",
@@ -256,6 +264,8 @@ class Config:
     log: str
     log_level: str
     max_log: float
+    metrics_file: str
+    metrics_interval: float
     poll_interval: float
     attempts: int
     default_runtime: int

@@ -243,6 +243,16 @@ def neighbours(directory: str) -> list[tuple[str, str]]:
     return sorted(found)
 
 
+def tally(directory: str) -> dict[str, int]:
+    """How many runs are in each state, by its word in small letters; SUBMITTED ones are `running` or `waiting` in AWS Batch."""
+    sql = "SELECT state, started, COUNT(*) FROM runs GROUP BY state, started"
+    counts = {state.value.lower(): 0 for state in RunState if state is not RunState.SUBMITTED} | {"waiting": 0, "running": 0}
+    for state, started, count in _look(directory, lambda connection, _: connection.execute(sql).fetchall()):
+        word = ("running" if started else "waiting") if state == RunState.SUBMITTED.value else state.lower()
+        counts[word] = counts.get(word, 0) + count
+    return counts
+
+
 def size(directory: str) -> int:
     """Bytes of the journal's files."""
     total = 0

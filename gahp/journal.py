@@ -33,6 +33,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from gahp import story
+from gahp.metrics import COUNTS
 from gahp.model import JobReport, JobRequest, Refused, Transient, decode_report, decode_request, encode
 
 SCHEMA_VERSION = 3
@@ -226,6 +227,13 @@ def _require_move(run: Run, changes: dict[str, Any]) -> None:
     state = changes.get("state", run.state)
     if state is not run.state and state not in MOVES[run.state]:
         raise ValueError(f"run {run.name}: {run.state.name} cannot become {state.name}")
+
+
+def _count(changes: Mapping[str, Any]) -> None:
+    if "state" in changes:
+        COUNTS.add("job_moves", changes["state"].value.lower())
+        if changes["state"] is RunState.HELD and changes.get("report") is not None:
+            COUNTS.add("job_holds", str(int(changes["report"].hold_code)))
 
 
 def _update(name: str, changes: Mapping[str, Any], news: story.News | None, now: float) -> tuple[str, dict[str, Any]]:
@@ -480,6 +488,7 @@ class Journal:
 
     def insert(self, run: Run, request: JobRequest) -> Future[None]:
         """Record a new run, owned by this GAHP. The future raises Conflict if its generation is taken."""
+        COUNTS.add("job_moves", run.state.value.lower())
         run.owner = self.owner
         values = {column: getattr(run, column) for column in _COLUMNS}
         values.update(changed=self._clock(), request=encode(request), story=story.begin(request, run.state.value, run.created))
@@ -530,11 +539,13 @@ class Journal:
         for run, changes in changed:
             for column, value in changes.items():
                 setattr(run, column, value)
+            _count(changes)
             sql, values = _update(run.name, changes, None, now)
             rows.append(_to_row(values))
         return self._write(sql or "UPDATE runs SET name = name WHERE 0", rows)
 
     def _change(self, name: str, changes: dict[str, Any], news: story.News | None) -> Future[None]:
+        _count(changes)
         return self._write(*_update(name, changes, news, self._clock()))
 
     def ask(self, name: str, wanted: Wanted) -> Future[None]:

@@ -27,6 +27,7 @@ from gahp.protocol import Request, Result, Session, results, version_text
 
 if TYPE_CHECKING:
     from gahp.gateway import Gateway
+    from gahp.meter import Meter
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Service:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._gateway: Gateway | None = None
+        self._meter: Meter | None = None
         self._problem: Refused | None = None
         self._tried = 0.0
 
@@ -62,20 +64,26 @@ class Service:
         return self._gateway
 
     def _open(self) -> None:
-        from gahp.site import open_gateway  # noqa: PLC0415  boto3 is slow to import and the greeting goes first
+        from gahp.meter import Meter  # noqa: PLC0415  boto3 and SQLite are slow to import and the greeting goes first
+        from gahp.site import open_gateway  # noqa: PLC0415
 
+        settings = config.load()
         try:
-            gateway = open_gateway(config.load())
+            gateway = open_gateway(settings)
             gateway.start()
         except (Refused, Transient) as error:
             self._problem, self._tried = Refused(str(error)), time.monotonic()
             log.error("%s", error)
             raise self._problem from error
+        self._meter = Meter(settings)
+        self._meter.start()
         self._gateway = gateway
 
     def close(self) -> None:
         if self._gateway is not None:
             self._gateway.close()
+        if self._meter is not None:
+            self._meter.close()
 
 
 class Server:

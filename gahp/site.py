@@ -19,6 +19,7 @@ from gahp.config import Config
 from gahp.gateway import Gateway, rebuild
 from gahp.journal import Damaged, Journal
 from gahp.limits import Limiter, Tops
+from gahp.meter import watch
 from gahp.model import Refused, Transient, one_line
 from gahp.sandbox import Sandbox
 
@@ -47,10 +48,11 @@ def clients(config: Config) -> tuple[Any, Any]:
             read_timeout=_READ_TIMEOUT_S,
             max_pool_connections=4 * config.transfer_threads,
         )
-        return (
-            session.client("batch", endpoint_url=endpoint, config=once),
-            session.client("s3", endpoint_url=endpoint, config=again),
-        )
+        batch = session.client("batch", endpoint_url=endpoint, config=once)
+        s3 = session.client("s3", endpoint_url=endpoint, config=again)
+        watch(batch, "batch")
+        watch(s3, "s3")
+        return batch, s3
     except BotoCoreError as error:
         raise Refused(
             one_line(f"AWS cannot be used: {str(error).rstrip('.')}. See AWSBATCH_PROFILE and AWSBATCH_REGION.")
@@ -68,7 +70,9 @@ def other_client(config: Config, service: str, attempts: int = 3) -> Any:
             connect_timeout=_CONNECT_TIMEOUT_S,
             read_timeout=_READ_TIMEOUT_S,
         )
-        return session.client(service, endpoint_url=config.endpoint_url or None, config=settings)
+        client = session.client(service, endpoint_url=config.endpoint_url or None, config=settings)
+        watch(client, service)
+        return client
     except BotoCoreError as error:
         raise Refused(
             one_line(f"AWS cannot be used: {str(error).rstrip('.')}. See AWSBATCH_PROFILE and AWSBATCH_REGION.")

@@ -9,6 +9,7 @@ import sys
 from gahp import config
 
 SUMMARY = "print every knob: its value here, its default, what it is for"
+EXAMPLE = "condor_awsbatch config | grep POLL"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

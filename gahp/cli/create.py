@@ -13,6 +13,7 @@ from pathlib import Path
 from gahp.model import Refused
 
 SUMMARY = "make what AWS Batch needs: job definition, compute environment, job queue, bucket"
+EXAMPLE = "condor_awsbatch create --prefix lab --region us-west-2 --with-roles --default-vpc --write-config lab.conf"
 
 _MARK = "# Written by condor_awsbatch create"
 

@@ -9,6 +9,7 @@ from gahp.cli import create
 from gahp.model import Refused
 
 SUMMARY = "remove what create made for a prefix, after asking"
+EXAMPLE = "condor_awsbatch delete --prefix lab --region us-west-2"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

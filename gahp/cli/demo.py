@@ -31,6 +31,7 @@ from gahp.local import LocalAws
 from gahp.model import Refused
 
 SUMMARY = "run the black diamond through the GAHP on an embedded AWS and check its result"
+EXAMPLE = "condor_awsbatch demo --output /tmp/diamond"
 
 _POLL_S = 0.25
 _LIMIT_S = 120.0

@@ -8,6 +8,7 @@ import json
 import sys
 
 SUMMARY = "check everything that a job needs, and run one"
+EXAMPLE = "condor_awsbatch doctor --no-probe"
 
 _MARKS = {"ok": "✓", "advice": "!", "failed": "✗", "skipped": "✗"}
 _PLAIN = {"ok": "[ok]  ", "advice": "[note]", "failed": "[FAIL]", "skipped": "[FAIL]"}

@@ -21,6 +21,7 @@ from gahp.config import KNOBS
 from gahp.model import Refused
 
 SUMMARY = "put 50-awsbatch.conf into HTCondor's configuration and check it"
+EXAMPLE = "condor_awsbatch install --queue lab-queue --definition lab-job --s3 s3://lab-bucket/condor --region us-west-2"
 
 FILE_NAME = "50-awsbatch.conf"
 TRANSFORM = "AwsBatch"

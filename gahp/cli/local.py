@@ -20,6 +20,7 @@ from gahp.local import handle
 from gahp.model import Refused
 
 SUMMARY = "an embedded AWS on 127.0.0.1: start, look at, reset, stop"
+EXAMPLE = "condor_awsbatch local start --vcpus 8\n  . ~/.local/state/awsbatch_gahp/local/env"
 
 _DEFAULT_DIRECTORY = "~/.local/state/awsbatch_gahp/local"
 _STOP_LIMIT_S = 20.0
@@ -39,14 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if action == "start":
             sub.add_argument("--port", type=_whole(0, 65535), default=0, help="TCP port on 127.0.0.1 (default: a free one)")
             sub.add_argument(
-                "--vcpus", type=_whole(1, 100000), default=handle.default_vcpus(), help="vCPUs for jobs (default: %(default)s)"
+                "--vcpus", type=_whole(1, 100000), default=handle.default_vcpus(), help="vCPUs for jobs (default: this machine's)"
             )
             sub.add_argument(
                 "--memory",
                 type=_whole(4, 1 << 30),
                 default=handle.default_memory_mib(),
                 metavar="MIB",
-                help="memory for jobs in MiB (default: %(default)s)",
+                help="memory for jobs in MiB (default: most of this machine's)",
             )
 
 

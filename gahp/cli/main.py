@@ -21,8 +21,10 @@ VERBS = (
     "install",
     "local",
     "logs",
+    "metrics",
     "orphans",
     "q",
+    "report",
     "shell",
     "top",
     "uninstall",
@@ -36,17 +38,31 @@ def _module(verb: str) -> ModuleType:
     return importlib.import_module(f"gahp.cli.{verb}")
 
 
-def _parser(verbs: tuple[str, ...]) -> argparse.ArgumentParser:
+def parser_of(verbs: tuple[str, ...]) -> argparse.ArgumentParser:
+    """The parser of these verbs; manual pages and completion are made from that of all."""
     parser = argparse.ArgumentParser(
-        prog="condor_awsbatch", description="HTCondor jobs on AWS Batch: look, try out, set up.", allow_abbrev=False
+        prog="condor_awsbatch",
+        description="HTCondor jobs on AWS Batch: look, try out, set up.",
+        epilog="example:\n  condor_awsbatch demo\n\nEach verb has a --help and a manual page: man condor_awsbatch-VERB.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"condor_awsbatch {__version__}")
     commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in verbs:
         module = _module(verb)
-        command = commands.add_parser(verb, help=module.SUMMARY, description=module.SUMMARY, allow_abbrev=False)
+        command = commands.add_parser(
+            verb,
+            help=module.SUMMARY,
+            description=module.SUMMARY,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         command.add_argument("-help", action="help", help=argparse.SUPPRESS)  # as HTCondor's tools have it
         module.add_arguments(command)
+        notes, _, example = (command.epilog or "").partition("Example: ")
+        example = example or getattr(module, "EXAMPLE", "")
+        command.epilog = "\n\n".join(filter(None, (notes, f"example:\n  {example}" if example else "")))
     return parser
 
 
@@ -59,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Only the verb that is asked for is loaded; help and unknown words need them all.
     verbs = (words[0],) if words and words[0] in VERBS else VERBS
     try:
-        options = _parser(verbs).parse_args(words)
+        options = parser_of(verbs).parse_args(words)
         return int(_module(options.verb).run(options))
     except (Refused, Transient) as error:
         print(f"condor_awsbatch: {error}", file=sys.stderr)

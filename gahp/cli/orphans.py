@@ -13,6 +13,7 @@ from gahp.journal import Journal, Run, Wanted
 from gahp.site import clients, limiter
 
 SUMMARY = "list, and end, what AWS Batch still runs although nobody wants it"
+EXAMPLE = "condor_awsbatch orphans --end"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _Input = TypeVar("_Input", bytes, str)
 
 SUMMARY = "talk to a GAHP: prompts, completion, replies explained; on pipes the bare protocol"
+EXAMPLE = "condor_awsbatch shell\n  echo VERSION | condor_awsbatch shell --manual"
 
 _LRMS = "awsbatch"
 _GRACE_S = 5.0

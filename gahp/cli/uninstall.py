@@ -9,6 +9,7 @@ from gahp.cli import install
 from gahp.model import Refused
 
 SUMMARY = "take 50-awsbatch.conf out of HTCondor's configuration"
+EXAMPLE = "condor_awsbatch uninstall --dry-run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

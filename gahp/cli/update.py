@@ -9,6 +9,7 @@ from gahp.cli import create
 from gahp.model import Refused
 
 SUMMARY = "change room, state or image of what create made"
+EXAMPLE = "condor_awsbatch update --prefix lab --max-vcpus 256"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -28,6 +28,7 @@ from gahp.gateway.verdict import decide, ended_by_somebody, held, removed
 from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
 from gahp.lanes import Lane, backoff
 from gahp.limits import Later
+from gahp.metrics import COUNTS
 from gahp.model import HoldCode, JobReport, JobRequest, JobState, Refused, Transient
 from gahp.sandbox import Outcome, Sandbox
 
@@ -340,6 +341,7 @@ class Runs:
             elif isinstance(error, Transient):
                 delay = backoff(live.tries)
                 live.tries += 1
+                COUNTS.add("step_retries", step.value)
                 self._tell_trouble(live, step, error)
                 log.warning("%s: %s is tried again in %.1f s: %s", live.run.name, step.value, delay, error)
             elif isinstance(error, Refused):

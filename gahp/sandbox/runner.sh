@@ -172,11 +172,11 @@ s3_put() { # url size: standard input goes there; the parts are sized so that 10
 
 unpack() {
     local base=${GAHP_SCRATCH:-${TMPDIR:-/tmp}} errors
-    WORK=$(mktemp -d -- "$base/gahp.XXXXXXXX" 2>&1) || { fail stage_in "cannot make a directory to work in: $WORK"; WORK=''; return 1; }
+    WORK=$(mktemp -d -- "$base/gahp.XXXXXXXX" 2>&1) || { fail stage_in "The container has no directory to work in: $WORK. Give the job definition a writable disk with room, and release the job."; WORK=''; return 1; }
     SCRATCH=$WORK/scratch
     if ((PACK)); then unpack_child; return; fi
     if ! errors=$( { tail -c "+$((10#$PAYLOAD))" -- "$SELF" | tar -x -p -m --no-same-owner -C "$WORK" -f - && mkdir -p -- "$SCRATCH"; } 2>&1 ); then
-        fail stage_in "cannot unpack the job's manifest: ${errors%%$'\n'*}"
+        fail stage_in "The job's manifest cannot be unpacked in the container: ${errors%%$'\n'*}. Is its disk full? Then raise request_disk, and release the job."
         return 1
     fi
 }
@@ -237,7 +237,7 @@ fetch_all() { # a child of its own; every record of INPUTS is: kind (blob, pack,
     local i source errors='' url_bytes=0
     local -A number=()
     local -a wanted=() blobs=()
-    mkdir -- "$WORK/in" || bad_input "cannot write to $WORK: is the disk full?"
+    mkdir -- "$WORK/in" || bad_input "The inputs cannot be written to $WORK in the container: if its disk is full, raise request_disk; then release the job."
     for ((i = 0; i < ${#INPUTS[@]}; i += 6)); do
         source=${INPUTS[i + 1]}
         [[ -n ${number[$source]:-} ]] && continue
@@ -264,7 +264,7 @@ not_fetched() { # the sentence about source, with the line of errors that is abo
     while IFS= read -r line; do
         [[ -z $reason || $line == *"$url"* ]] && reason=$line
     done < <(printf '%s\n' "$errors")
-    printf '%s' "cannot fetch the input ${what:-files} from $url: ${reason:-no reason given}"
+    printf '%s' "The input ${what:-files} could not be fetched from $url: ${reason:-no reason given}. See that the job role may read it, and release the job."
 }
 
 fetch_s3() { # what is missing afterwards is seen, and named, by the caller; sets errors
@@ -284,7 +284,7 @@ fetch_s3() { # what is missing afterwards is seen, and named, by the caller; set
         fi
     done
     ((${#lines[@]})) || return 0
-    cd -- "$WORK/in" || bad_input "cannot enter $WORK/in"
+    cd -- "$WORK/in" || bad_input "The inputs' directory $WORK/in in the container is gone: release the job to run it again."
     if [[ $S3_TOOL == s5cmd ]]; then
         errors=$(printf '%s\n' "${lines[@]}" | s5cmd --log error --numworkers 16 run 2>&1 > /dev/null)
     else
@@ -325,8 +325,8 @@ http_get() { # url file
     elif command -v wget > /dev/null; then
         text=$(wget -nv --tries=3 --timeout=60 -O "$2" -- "$1" 2>&1)
     else
-        bad_input "cannot fetch the input $1: the container has neither curl nor wget"
-    fi || bad_input "cannot fetch the input $1: ${text##*$'\n'}"
+        bad_input "The input $1 could not be fetched: the container has neither curl nor wget. Add one to the image, or transfer the file itself."
+    fi || bad_input "The input $1 could not be fetched: ${text##*$'\n'}. Mend what it says, and release the job."
 }
 
 lines_of() { # command...: with the files in BATCH as its arguments; into LINES, one a file, empty where it failed
@@ -346,7 +346,7 @@ check_blobs() { # what came by content has that content
         for ((j = 0; j < ${#BATCH[@]}; j++)); do
             source=${blobs[i + j]} sum=${LINES[j]#\\}
             name=${number[$source]}
-            [[ ${sum:0:64} == "$source" ]] || bad_input "the input ${INPUTS[name + 5]#scratch/} did not arrive whole: $ROOT_URL/blobs/$source does not hold what its name says"
+            [[ ${sum:0:64} == "$source" ]] || bad_input "The input ${INPUTS[name + 5]#scratch/} did not arrive whole: $ROOT_URL/blobs/$source does not hold what its name says. Delete that object, and release the job."
         done
     done
 }
@@ -355,27 +355,27 @@ place_inputs() { # packs first, then copies of what is needed twice, then the fi
     local i mode first size
     local -A chmods=()
     local -a files=()
-    cd -- "$WORK/in" || bad_input "cannot enter $WORK/in"
+    cd -- "$WORK/in" || bad_input "The inputs' directory $WORK/in in the container is gone: release the job to run it again."
     for ((i = 0; i < ${#INPUTS[@]}; i += 6)); do
         source=${INPUTS[i + 1]} mode=${INPUTS[i + 4]}
         first=${number[$source]}
         if [[ ${INPUTS[i]} == pack ]]; then
-            tar -x -p -m --no-same-owner -C "$WORK" -f "$first" || bad_input "cannot unpack inputs in $SCRATCH: is the disk full?"
+            tar -x -p -m --no-same-owner -C "$WORK" -f "$first" || bad_input "The inputs cannot be unpacked in $SCRATCH: if the container's disk is full, raise request_disk; then release the job."
             continue
         fi
-        [[ $first == "$i" ]] || cp -- "$first" "$i" || bad_input "cannot write the input ${INPUTS[i + 5]#scratch/}: is the disk full?"
+        [[ $first == "$i" ]] || cp -- "$first" "$i" || bad_input "The input ${INPUTS[i + 5]#scratch/} cannot be written: if the container's disk is full, raise request_disk; then release the job."
         [[ -n $mode ]] && chmods[$mode]+=" $i"
         [[ ${INPUTS[i]} == url ]] && size=$(stat -c %s -- "$i") && url_bytes=$((url_bytes + size))
     done
     for mode in "${!chmods[@]}"; do
         read -r -a files <<< "${chmods[$mode]}"
         for ((i = 0; i < ${#files[@]}; i += 1000)); do
-            chmod -- "$mode" "${files[@]:i:1000}" || bad_input "cannot set the mode $mode of inputs"
+            chmod -- "$mode" "${files[@]:i:1000}" || bad_input "The inputs cannot be given the mode $mode in the container: give it another disk, and release the job."
         done
     done
     for ((i = 0; i < ${#INPUTS[@]}; i += 6)); do
         [[ ${INPUTS[i]} == pack ]] && continue
-        mv -T -- "$i" "$WORK/${INPUTS[i + 5]}" || bad_input "cannot put the input ${INPUTS[i + 5]#scratch/} in its place"
+        mv -T -- "$i" "$WORK/${INPUTS[i + 5]}" || bad_input "The input ${INPUTS[i + 5]#scratch/} cannot be put in its place in the container: release the job, and if it comes again, rename the file."
     done
 }
 
@@ -432,8 +432,8 @@ claim_run() {
         mine) return 0 ;;
         taken) finish 125 ;;
     esac
-    if [[ $TERMINATED == true ]]; then fail stage_in "terminated before the program was started"
-    else fail stage_in "cannot claim the run: $RESULT_URL/claim can be neither read nor written"; fi
+    if [[ $TERMINATED == true ]]; then fail stage_in "The container was told to end before the program was started: raise batch_runtime if the time limit was reached, and release the job."
+    else fail stage_in "The container cannot claim the run: it can neither read nor write $RESULT_URL/claim. Give the job role both, and release the job."; fi
     return 1
 }
 
@@ -447,10 +447,10 @@ stage_in() {
         if [[ ${DRAINED[0]:-} == fetched ]]; then
             RECEIVED=$((RECEIVED + DRAINED[1]))
         elif [[ $TERMINATED == true ]]; then
-            fail stage_in "terminated while the input was being fetched"
+            fail stage_in "The container was told to end while the input was being fetched: raise batch_runtime if the time limit was reached, and release the job."
             return 1
         else
-            fail stage_in "${DRAINED[1]:-the input could not be fetched}"
+            fail stage_in "${DRAINED[1]:-The input could not be fetched, and nothing says why: raise request_memory if it was short, and release the job.}"
             return 1
         fi
     fi
@@ -581,8 +581,8 @@ run_program() {
     [[ -d $START ]] || { fail start "the job's directory $START does not exist in the container: does the job definition mount it, as AWSBATCH_SHARED_DIRECTORIES says?"; return 1; }
     if [[ $program == */* ]]; then
         [[ $program == /* ]] || program=$SCRATCH/$program
-        [[ -e $program ]] || { fail start "the program $shown does not exist in the container: correct the name, or let it be transferred"; return 1; }
-        [[ -f $program && -x $program ]] || { fail start "the program $shown is not an executable file in the container: make it one, or name another"; return 1; }
+        [[ -e $program ]] || { fail start "The program $shown does not exist in the container: correct the name, or let it be transferred."; return 1; }
+        [[ -f $program && -x $program ]] || { fail start "The program $shown is not an executable file in the container: make it one, or name another."; return 1; }
     fi
     COMMAND=("$program" "${ARGUMENTS[@]}")
     [[ $program == *=* ]] && COMMAND=(nice -n 0 -- "${COMMAND[@]}") # env would take it for a variable; nice takes it for a program
@@ -595,7 +595,7 @@ run_program() {
             keep) exec 5> "$WORK/stderr" ;;
             stdout) exec 5>&4 ;;
             *) exec 5>&2 ;;
-        esac || { fail start "cannot write the program's standard output and error in $WORK: is the disk full?"; return 1; }
+        esac || { fail start "The program's standard output and error cannot be written in $WORK: if the container's disk is full, raise request_disk; then release the job."; return 1; }
 
     oom_kills
     local kills=$OOM_KILLS
@@ -623,7 +623,7 @@ run_program() {
     peak_memory
     status=${DRAINED[1]:-}
     if [[ -z $status ]]; then
-        fail start "the program could not be started, or its supervisor was killed: is the container out of memory or processes?"
+        fail start "The program could not be started, or its supervisor was killed: if the container was out of memory, raise request_memory; then release the job."
         return 1
     fi
     cpu_times "${DRAINED[2]:-}"
@@ -637,7 +637,7 @@ not_started() { # program, as shown: did env say that it could not be executed? 
     if [[ -r $file ]]; then IFS= read -r -n 5000 line < "$file"; fi
     if [[ $line == env:\ *"$1"*:\ * || $line == nice:\ *"$1"*:\ * ]]; then
         EXIT_CODE=null
-        fail start "the program $2 cannot be executed in the container: ${line##*: } (if it is there, its interpreter may be missing)"
+        fail start "The program $2 cannot be executed in the container: ${line##*: }. If it is there, its interpreter is missing: name one that the image has."
     fi
 }
 
@@ -794,7 +794,7 @@ hash_small() { # SHA-256 of what travels inside the result or the pack, into SHA
     SHA=() PACKED=() PACK_BYTES=0
     for ((i = 0; i < ${#FILE[@]}; i++)); do [[ ${PLACE[i]} == [rp]* ]] && positions+=("$i"); done
     for ((i = 0; i < ${#positions[@]}; i += 200)); do
-        ((ALARMS > 1)) && { fail stage_out "terminated before all outputs were sent"; break; }
+        ((ALARMS > 1)) && { fail stage_out "The container was told to end before all outputs were sent: raise batch_runtime, and release the job to run it again."; break; }
         batch=("${positions[@]:i:200}") BATCH=()
         for j in "${batch[@]}"; do BATCH+=("$WORK/${FILE[j]}"); done
         lines_of sha256sum
@@ -853,12 +853,12 @@ send_large() { # everything that goes before the result; sets SHA, and marks wha
         if [[ $position == pack ]]; then
             [[ -n ${sent[pack]:-} ]] && continue
             for i in "${!PLACE[@]}"; do [[ ${PLACE[i]} == p0 ]] && PLACE[i]=; done
-            fail stage_out "could not upload ${#PACKED[@]} small outputs to $RESULT_URL/out"
+            fail stage_out "${#PACKED[@]} small outputs could not be uploaded to $RESULT_URL/out: let the job role write there, and release the job to run it again."
         elif [[ -n ${sent[$position]:-} ]]; then
             SHA[position]=${sent[$position]}
         else
             PLACE[position]=
-            fail stage_out "could not upload the output ${SHOWN[position]} to ${URL[position]}"
+            fail stage_out "The output ${SHOWN[position]} could not be uploaded to ${URL[position]}: let the job role write there, and release the job to run it again."
         fi
     done
 }
@@ -883,7 +883,7 @@ stage_out() {
     STEP=stage_out
     find_outputs
     if ((${#FILE[@]} + ${#LIST[@]} / 7 > MAX_FILES)); then
-        fail stage_out "the job made more than $MAX_FILES output files: let it pack them into an archive"
+        fail stage_out "The job made more than $MAX_FILES output files: let it pack them into an archive."
         keep_streams
     fi
     place_files
@@ -965,7 +965,7 @@ send_result() {
         case ${DRAINED[0]:-} in
             sent) return 0 ;;
             changed) # a member changed or went away while it was sent: better less than wrong
-                fail stage_out "outputs changed while they were being sent"
+                fail stage_out "Outputs changed while they were being sent: let the program wait for what it started, and release the job to run it again."
                 MEMBERS=() LIST=()
                 ;;
         esac
@@ -1023,7 +1023,7 @@ main() {
     [[ $ATTEMPT =~ ^[1-9][0-9]{0,3}$ ]] || ATTEMPT=1
     RUNNER_EXIT=125
     if stage_in; then
-        if [[ $TERMINATED == true ]]; then fail stage_in "terminated before the program was started"
+        if [[ $TERMINATED == true ]]; then fail stage_in "The container was told to end before the program was started: raise batch_runtime if the time limit was reached, and release the job."
         else run_program; fi
         stage_out
     fi

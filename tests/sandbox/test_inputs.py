@@ -188,7 +188,9 @@ def test_an_s3_input_that_is_not_there_is_named(site: Site, tool: str) -> None:
 def test_a_container_without_curl_or_wget_says_which_url_it_cannot_fetch(site: Site, tmp_path: Path) -> None:
     outcome, _ = site.execute(site.request("true", inputs=("http://127.0.0.1/data",)), PATH=site.bare_path(tmp_path / "bare"))
     assert outcome.phase == "stage_in"
-    assert outcome.message == "cannot fetch the input http://127.0.0.1/data: the container has neither curl nor wget"
+    assert outcome.message.startswith(
+        "The input http://127.0.0.1/data could not be fetched: the container has neither curl nor wget. Add one"
+    )
 
 
 def test_bash_coreutils_and_tar_are_all_that_the_runner_needs(site: Site, tmp_path: Path) -> None:
@@ -209,7 +211,7 @@ def test_a_blob_that_is_not_what_its_name_says_is_not_used(site: Site) -> None:
     ended = site.wait(site.start())
     outcome = site.sandbox.collect(site.run, 0, request)
     assert outcome is not None and outcome.phase == "stage_in" and ended.code == 125
-    assert "the input large did not arrive whole" in outcome.message
+    assert "The input large did not arrive whole" in outcome.message
     assert (site.iwd / "job.out").read_bytes() == b""
 
 
@@ -222,7 +224,7 @@ def test_a_blob_that_is_gone_is_named(site: Site) -> None:
     site.wait(site.start())
     outcome = site.sandbox.collect(site.run, 0, request)
     assert outcome is not None and outcome.phase == "stage_in"
-    assert outcome.message.startswith(f"cannot fetch the input large from s3://jobs/{site.prefix}/{blob}: ")
+    assert outcome.message.startswith(f"The input large could not be fetched from s3://jobs/{site.prefix}/{blob}: ")
     assert "404" in outcome.message
 
 

@@ -143,7 +143,7 @@ def test_large_outputs_are_objects_of_their_own_and_the_same_file_is_sent_once(s
 def test_more_outputs_than_can_be_listed_are_a_sentence(site: Site) -> None:
     outcome, ended = site.execute(site.request("mkdir d; touch d/{1..20}; echo said", outputs=("d",)), GAHP_MAX_FILES="15")
     assert (outcome.phase, outcome.exit_code, ended.code, outcome.missing) == ("stage_out", 0, 125, ("d",))
-    assert outcome.message == "the job made more than 15 output files: let it pack them into an archive"
+    assert outcome.message == "The job made more than 15 output files: let it pack them into an archive."
     assert (site.iwd / "job.out").read_text() == "said\n"
 
 
@@ -225,7 +225,7 @@ def test_an_s3_remap_that_cannot_be_written_is_named_and_the_rest_is_placed(site
     request = site.request("echo a > a; echo b > b", outputs=("a", "b"), remaps=(("a", "s3://no-such-bucket-here/a"),))
     outcome, ended = site.execute(request)
     assert (outcome.phase, outcome.exit_code, ended.code, outcome.missing) == ("stage_out", 0, 125, ("a",))
-    assert "could not upload the output a to s3://no-such-bucket-here/a" in outcome.message
+    assert "The output a could not be uploaded to s3://no-such-bucket-here/a" in outcome.message
     assert made(site) == {"b": "b\n"}
 
 

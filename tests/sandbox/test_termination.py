@@ -127,7 +127,7 @@ def test_sigterm_while_input_is_fetched_ends_the_fetching(site: Site, stuck: _St
     outcome = site.sandbox.collect(site.run, 0, request)
     assert outcome is not None
     assert (outcome.phase, outcome.terminated, outcome.exit_code, ended.code) == ("stage_in", True, None, 125)
-    assert outcome.message == "terminated while the input was being fetched"
+    assert outcome.message.startswith("The container was told to end while the input was being fetched: ")
 
 
 def test_sigterm_while_output_is_sent_lets_it_finish(site: Site) -> None:
@@ -228,7 +228,7 @@ def test_a_disk_too_small_for_the_input_is_a_stage_in_failure(site: Site) -> Non
 def test_no_place_to_work_in_is_a_stage_in_failure(site: Site) -> None:
     outcome, ended = site.execute(site.request("true"), GAHP_SCRATCH="/no/such/place")
     assert (outcome.phase, ended.code) == ("stage_in", 125)
-    assert "cannot make a directory to work in" in outcome.message and "/no/such/place" in outcome.message
+    assert "The container has no directory to work in: " in outcome.message and "/no/such/place" in outcome.message
 
 
 def test_a_result_that_cannot_be_uploaded_ends_with_125(site: Site) -> None:

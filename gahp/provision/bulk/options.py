@@ -52,8 +52,14 @@ class _Parser(argparse.ArgumentParser):
         raise Refused(f"{message}; pegasus-aws-batch --help shows the options")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="pegasus-aws-batch", description="Run the tasks of a job file on AWS Batch.")
+def parser() -> argparse.ArgumentParser:
+    """The parser; the manual page and completion are made from it."""
+    parser = _Parser(
+        prog="pegasus-aws-batch",
+        description="Run the tasks of a job file on AWS Batch.",
+        epilog="example:\n  pegasus-aws-batch --conf pegasusrc --prefix merge_analyze-1 --job-queue lab-queue tasks.in",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("-p", "--prefix", metavar="NAME", help="what the names of jobs, logs and entities that are made begin with")
     add("-a", "--account", metavar="NUMBER", help="the AWS account")
@@ -76,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def read(words: list[str]) -> Options:
     """The options of a command line. Raises Refused with what is wrong; exits for --help and --version."""
-    given = _parser().parse_args(words)
+    given = parser().parse_args(words)
     properties = pegasusrc.read(given.conf) if given.conf else {}
     asked = {name: getattr(given, "ce" if name == "compute_environment" else name) or "" for name in PROPERTIES}
     values = {name: text or properties.get(PROPERTIES[name], "").strip() for name, text in asked.items()}
