@@ -187,19 +187,19 @@ unpack() {
 unpack_child() {
     local index=${AWS_BATCH_JOB_ARRAY_INDEX:-} shard=$SELF table=$((10#$PAYLOAD)) first=0 number errors begin length
     local -a firsts=()
-    [[ $index =~ ^(0|[1-9][0-9]{0,4})$ ]] || { fail stage_in "AWS_BATCH_JOB_ARRAY_INDEX is '$index': this is no child of an array job"; return 1; }
+    [[ $index =~ ^(0|[1-9][0-9]{0,4})$ ]] || { fail stage_in "AWS_BATCH_JOB_ARRAY_INDEX is '$index' in the container: the job's manifest is for children of an array job. Release the job."; return 1; }
     if ((PACK == 2)); then
         mapfile -t firsts < <(tail -c "+$table" -- "$SELF")
         for ((number = ${#firsts[@]} - 1; number > 0 && firsts[number] > index; number--)); do :; done
         first=${firsts[number]} shard=$WORK/shard table=1
         attend get_shard "$PACK_URL/shard/$number" "$shard"
-        [[ ${DRAINED[0]:-} == fetched ]] || { fail stage_in "cannot fetch the job's part from $PACK_URL/shard/$number"; return 1; }
+        [[ ${DRAINED[0]:-} == fetched ]] || { fail stage_in "The job's part of the manifest cannot be fetched from $PACK_URL/shard/$number: see that the job role may read it, and release the job."; return 1; }
     fi
     read -r begin length < <(tail -c "+$((table + 22 * (index - first)))" -- "$shard" | head -c 21)
-    [[ $begin$length =~ ^[0-9]{20}$ ]] || { fail stage_in "the pack has no child $index"; return 1; }
+    [[ $begin$length =~ ^[0-9]{20}$ ]] || { fail stage_in "The array job's manifest has no child $index: release the job to run it again."; return 1; }
     if ! errors=$( { tail -c "+$((table + 10#$begin - 1))" -- "$shard" | head -c "$((10#$length))" | tar -x -z -p -m --no-same-owner -C "$WORK" -f - &&
         mkdir -p -- "$SCRATCH" && rm -f -- "$WORK/shard"; } 2>&1 ); then
-        fail stage_in "cannot unpack the job's part of the pack: ${errors%%$'\n'*}"
+        fail stage_in "The job's part of the manifest cannot be unpacked in the container: ${errors%%$'\n'*}. Is its disk full? Then raise request_disk, and release the job."
         return 1
     fi
 }
@@ -301,7 +301,7 @@ copy_mounted() { # a copy, as of every input: the program may change it
     for source in "${wanted[@]}"; do
         [[ $source == /* ]] || continue
         errors=$(cp -L -- "$source" "$WORK/in/${number[$source]}" 2>&1) \
-            || bad_input "cannot copy the input $source from its mount: ${errors##*: } (does the job definition mount it, as AWSBATCH_SHARED_DIRECTORIES says?)"
+            || bad_input "The input $source could not be copied from its mount: ${errors##*: }. See that the job definition mounts what AWSBATCH_SHARED_DIRECTORIES says, and release the job."
     done
 }
 
@@ -578,7 +578,7 @@ run_program() {
     [[ ${SETTING[staged]} == 1 ]] && program=$SCRATCH/$program
     [[ ${SETTING[stdin]} == 1 ]] && input=$WORK/stdin
     START=${SETTING[directory]:-$SCRATCH}
-    [[ -d $START ]] || { fail start "the job's directory $START does not exist in the container: does the job definition mount it, as AWSBATCH_SHARED_DIRECTORIES says?"; return 1; }
+    [[ -d $START ]] || { fail start "The job's directory $START does not exist in the container. See that the job definition mounts what AWSBATCH_SHARED_DIRECTORIES says, and release the job."; return 1; }
     if [[ $program == */* ]]; then
         [[ $program == /* ]] || program=$SCRATCH/$program
         [[ -e $program ]] || { fail start "The program $shown does not exist in the container: correct the name, or let it be transferred."; return 1; }

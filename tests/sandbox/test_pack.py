@@ -179,7 +179,7 @@ def test_a_shard_that_is_gone_ends_the_child_without_a_result(site: Site) -> Non
     site.client.delete_object(Bucket="jobs", Key=key)
     ended = run_child(site, count - 1)
     assert ended.code == 125
-    assert b"cannot fetch the job's part from" in ended.errors
+    assert b"part of the manifest cannot be fetched from" in ended.errors
     assert run_child(site, 0).code == 0
 
 
