@@ -100,8 +100,8 @@ class Gahp:
         return answer
 
     def burst(self, command: str, arguments: Iterable[str], in_flight: int) -> Burst:
-        """That command once for each of `arguments`."""
-        waiting = [f"{command} %d {argument}" for argument in arguments][::-1]
+        """That command once for each of `arguments`, which stand behind the request id."""
+        waiting = list(arguments)[::-1]
         count, sent = len(waiting), {}
         times: list[float] = []
         values: list[tuple[int, str]] = []
@@ -111,10 +111,9 @@ class Gahp:
             while waiting or sent:
                 while waiting and len(sent) < in_flight and not self._announced:
                     self._number += 1
-                    # The number is put in by hand: the ad may hold a percent sign.
-                    before, _, behind = waiting.pop().partition("%d")
+                    line = f"{command} {self._number} {waiting.pop()}".encode()
                     sent[b"%d" % self._number] = self._number, time.perf_counter()
-                    self.call(f"{before}{self._number}{behind}".encode())
+                    self.call(line)
                 self._collect(command, sent, times, values)
             elapsed = time.perf_counter() - begin
         values.sort()
