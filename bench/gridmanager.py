@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -32,7 +32,6 @@ RUNS = ((1000, "shipped"), (1000, "best"), (3000, "best"), (10_000, "best"))
 _WHO = {1000: ("ours", "instant", "blahpd"), 3000: ("ours", "instant", "blahpd"), 10_000: ("ours", "instant")}
 _LIMIT_S = 400.0
 _TICK_S = 0.1
-_NAMES = {"ours": "gahp", "instant": "instant.py", "blahpd": "blahpd"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,30 +134,30 @@ def _through(pool: pools.Pool, jobs: int, who: str) -> Passage:
     log, running_s = _Log(work / "jobs.log"), 0.0
     begin = time.monotonic()
     pool.run("condor_submit", "-terse", "jobs.sub")
-    with _watching(pool, who) as watch:
-        while log.ended < jobs:
-            time.sleep(_TICK_S)
-            log.look()
-            watch.look()
-            if not running_s and log.begun >= jobs:
-                running_s = time.monotonic() - begin
-            if log.held:
-                raise RuntimeError(f"{who}: {log.held} jobs were held")
-            if time.monotonic() - begin > _LIMIT_S:
-                raise RuntimeError(f"{who}: {log.ended} of {jobs} jobs had ended after {_LIMIT_S:g} s")
-        done_s = time.monotonic() - begin
-        end = time.monotonic() + 1.0
-        while time.monotonic() < end:  # what it does behind the last end
-            watch.look()
-            time.sleep(_TICK_S)
+    watch = _Watch(pool)
+    while log.ended < jobs:
+        time.sleep(_TICK_S)
+        log.look()
+        watch.look()
+        if not running_s and log.begun >= jobs:
+            running_s = time.monotonic() - begin
+        if log.held:
+            raise RuntimeError(f"{who}: {log.held} jobs were held")
+        if time.monotonic() - begin > _LIMIT_S:
+            raise RuntimeError(f"{who}: {log.ended} of {jobs} jobs had ended after {_LIMIT_S:g} s")
+    done_s = time.monotonic() - begin
+    end = time.monotonic() + 1.0
+    while time.monotonic() < end:  # what it does behind the last end
+        watch.look()
+        time.sleep(_TICK_S)
     return Passage(jobs, running_s or done_s, done_s, watch.cpu_s, watch.memory, watch.restarts)
 
 
 class _Watch:
     """The GAHP's CPU, with that of its children that have ended, and its memory, as long as it lives."""
 
-    def __init__(self, pool: pools.Pool, who: str) -> None:
-        self._pool, self._name = pool, _NAMES[who]
+    def __init__(self, pool: pools.Pool) -> None:
+        self._pool = pool
         self._process: psutil.Process | None = None
         self._find_at = 0.0
         self._before = self._now = 0.0
@@ -175,7 +174,8 @@ class _Watch:
                 if time.monotonic() < self._find_at:
                     return
                 self._find_at = time.monotonic() + 0.3
-                self._process = next(iter(self._pool.processes(self._name)), None)
+                managers = self._pool.processes("condor_gridmanager")
+                self._process = next((child for manager in managers for child in manager.children()), None)
                 if self._process is None:
                     return
                 self.restarts += 1
@@ -184,13 +184,6 @@ class _Watch:
                 self.memory = max(self.memory, self._process.memory_info().rss)
         except psutil.Error:
             self._before, self._now, self._process = self.cpu_s, 0.0, None
-
-
-@contextlib.contextmanager
-def _watching(pool: pools.Pool, who: str) -> Iterator[_Watch]:
-    watch = _Watch(pool, who)
-    watch.look()
-    yield watch
 
 
 def measure(runs: Sequence[tuple[int, str]] = RUNS) -> Found:
