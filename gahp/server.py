@@ -91,6 +91,7 @@ class Server:
         self._session = Session(version_text(__version__, RELEASE_DAY))
         self._lock = threading.Lock()  # around the session and the writing of what it gave, so that lines leave in order
         self._unwritten = bytearray()
+        self._holding = False  # what is to be written is gathered for the moment
         self._starting = Lane("start", 1)
         self._stopped = False
         self._wake_reader, self._wake_writer = os.pipe()
@@ -125,9 +126,17 @@ class Server:
     def _receive(self, data: bytes) -> None:
         with self._lock:
             out, requests = self._session.receive(data)
+            # What is answered from memory leaves in one write with its return line: the client is woken once.
+            self._holding = all(request.command in _AT_ONCE for request in requests)
             self._write(out)
-        for request in requests:
-            self._begin(request)
+        try:
+            for request in requests:
+                self._begin(request)
+        finally:
+            if self._holding:
+                with self._lock:
+                    self._holding = False
+                    self._write(b"")
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # then it is awake already
@@ -176,6 +185,8 @@ class Server:
     def _write(self, data: bytes) -> None:
         """Write as much as can be without waiting, keep the rest. Holds the lock."""
         self._unwritten += data
+        if self._holding:
+            return
         try:
             while self._unwritten and select.select([], [self._out], [], 0)[1]:
                 # A pipe that is ready takes so much without blocking (POSIX).
@@ -221,6 +232,10 @@ _VERBS: dict[str, Callable[[Gateway, tuple[str, ...]], _Verb]] = {
     "BLAH_JOB_RESUME": lambda gateway, arguments: (gateway.resume(arguments[0]), _done),
     "BLAH_JOB_REFRESH_PROXY": lambda gateway, arguments: (gateway.refresh_proxy(arguments[0], arguments[1]), _done),
 }
+
+
+# Answered from memory, mostly.
+_AT_ONCE = ("BLAH_JOB_STATUS", "BLAH_PING")
 
 
 def _result_of(done: Future[Any], to_result: Callable[[Any], Result]) -> Result:
