@@ -1,5 +1,4 @@
-"""Part f: what the program may take: memory when idle and with many runs, CPU while nothing happens, time to start, threads, the wait
-for the journal."""
+"""Part f: what the program may take: memory, CPU while nothing happens, time to start, threads, the wait for the journal."""
 
 from __future__ import annotations
 
@@ -28,21 +27,24 @@ def measure(followed: int = FOLLOWED, finished: int = FINISHED) -> Found:
 
 
 def _idle() -> list[Row]:
-    with tempfile.TemporaryDirectory(prefix="awsbatch-bench-") as name, peers.endpoint() as aws:
-        with Gahp(peers.ours(), peers.our_environment(aws, Path(name)), name) as gahp:
-            gahp.burst("BLAH_PING", ["awsbatch"], 1)
-            memory = gahp.memory() / 1e6
-            return [
-                Row("f", "resident memory when idle", memory, "MB", goal="under 80 MB", met=memory < 80),
-                Row("f", "greeting after exec", 1000 * gahp.greeting_s, "ms"),
-            ]
+    with (
+        tempfile.TemporaryDirectory(prefix="awsbatch-bench-") as name,
+        peers.endpoint() as aws,
+        Gahp(peers.ours(), peers.our_environment(aws, Path(name)), name) as gahp,
+    ):
+        gahp.burst("BLAH_PING", ["awsbatch"], 1)
+        memory = gahp.memory() / 1e6
+        return [
+            Row("f", "resident memory when idle", memory, "MB", goal="under 80 MB", met=memory < 80),
+            Row("f", "greeting after exec", 1000 * gahp.greeting_s, "ms"),
+        ]
 
 
 def _following(count: int) -> list[Row]:
     """`count` running jobs, in arrays as packing makes them, left by a GAHP that is no more."""
     with tempfile.TemporaryDirectory(prefix="awsbatch-bench-") as name, peers.endpoint("--run", "86400") as aws:
         size = min(ARRAY, count)
-        parents = [parent for parent in aws.order("jobs", count=count // size, size=size)]
+        parents = aws.order("jobs", count=count // size, size=size)
         natives = [f"{parent}:{index}" for parent in parents for index in range(size)]
         fill(Path(name) / "state", len(natives), "SUBMITTED", natives)
         with Gahp(peers.ours(), peers.our_environment(aws, Path(name)), name) as gahp:
@@ -128,10 +130,10 @@ def _committing(count: int) -> list[Row]:
         return []
     found: dict[str, list[float]] = {"disk": [], RAMDISK: []}
     for _ in range(2):
-        for place in found:
+        for place, times in found.items():
             base = None if place == "disk" else place
             with tempfile.TemporaryDirectory(prefix="awsbatch-bench-", dir=base) as name:
-                found[place].append(_submit_p50(Path(name), count))
+                times.append(_submit_p50(Path(name), count))
     disk, memory = min(found["disk"]), min(found[RAMDISK])
     return [
         Row(
@@ -156,7 +158,8 @@ def job_id(number: int) -> str:
 
 
 def _run(number: int) -> Run:
-    return Run(name=f"bench-{number}", directory=f"home_bl_bench#{number}.0#1795000000", digest="0" * 64, generation=0, created=1.8e9)
+    directory = f"home_bl_bench#{number}.0#1795000000"
+    return Run(name=f"bench-{number}", directory=directory, digest="0" * 64, generation=0, created=1.8e9)
 
 
 def fill(state: Path, count: int, run_state: str, native_ids: list[str] | None = None) -> None:
@@ -189,7 +192,8 @@ def fill(state: Path, count: int, run_state: str, native_ids: list[str] | None =
                         row["pack"], row["child"] = native_ids[number].partition(":")[0], number % ARRAY
                 yield list(row.values())
 
-        database.executemany(f"INSERT INTO runs ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", rows())
+        marks = ", ".join("?" * len(columns))
+        database.executemany(f"INSERT INTO runs ({', '.join(columns)}) VALUES ({marks})", rows())
     database.close()
 
 

@@ -37,12 +37,8 @@ class Round:
         return 1000 * sum(burst.cpu_s for burst in bursts) / sum(burst.count for burst in bursts)
 
 
-def ours(rounds: Sequence[tuple[int, int]] = OURS, **knobs: str) -> list[Round]:
-    """Each round with a GAHP and an account of its own; the jobs do not end by themselves."""
-    return [_our_round(in_flight, count, knobs) for in_flight, count in rounds]
-
-
-def _our_round(in_flight: int, count: int, knobs: dict[str, str]) -> Round:
+def ours(in_flight: int, count: int, **knobs: str) -> Round:
+    """With a GAHP and an account of their own; the jobs do not end by themselves."""
     with tempfile.TemporaryDirectory(prefix="awsbatch-bench-") as name, peers.endpoint("--run", "86400") as aws:
         folder = Path(name)
         with Gahp(peers.ours(), peers.our_environment(aws, folder, **knobs), name) as gahp:
@@ -61,38 +57,29 @@ def _our_round(in_flight: int, count: int, knobs: dict[str, str]) -> Round:
             return Round(in_flight, submit, status, cancel, count / (taken["at"] - submit.begun))
 
 
-def blahpd(rounds: Sequence[tuple[int, int]] = BLAHPD) -> list[Round]:
+def blahpd(in_flight: int, count: int) -> Round:
     """With a batch system that does nothing. Raises NoPool when Debian's package cannot be had."""
     prefix = build(peers.SUITE)
-    found = []
-    for in_flight, count in rounds:
-        with tempfile.TemporaryDirectory(prefix="awsbatch-bench-") as name:
-            command, environment = peers.blahpd(prefix, Path(name))
-            with Gahp(command, environment, name) as gahp:
-                submit = gahp.burst(SUBMIT, submit_ads(count, name, "noop"), in_flight)
-                status = gahp.burst(STATUS, submit.values, in_flight)
-                cancel = gahp.burst(CANCEL, submit.values, in_flight)
-                found.append(Round(in_flight, submit, status, cancel, submit.rate))
-    return found
-
-
-def idle_memory() -> float:
-    """Resident MB of a GAHP that is ready and has nothing to do, and how many threads it has."""
-    with tempfile.TemporaryDirectory(prefix="awsbatch-bench-") as name, peers.endpoint() as aws:
-        with Gahp(peers.ours(), peers.our_environment(aws, Path(name)), name) as gahp:
-            gahp.burst("BLAH_PING", ["awsbatch"], 1)
-            return gahp.memory() / 1e6
+    with tempfile.TemporaryDirectory(prefix="awsbatch-bench-") as name:
+        command, environment = peers.blahpd(prefix, Path(name))
+        with Gahp(command, environment, name) as gahp:
+            submit = gahp.burst(SUBMIT, submit_ads(count, name, "noop"), in_flight)
+            status = gahp.burst(STATUS, submit.values, in_flight)
+            cancel = gahp.burst(CANCEL, submit.values, in_flight)
+            return Round(in_flight, submit, status, cancel, submit.rate)
 
 
 def measure(ours_rounds: Sequence[tuple[int, int]] = OURS, blahpd_rounds: Sequence[tuple[int, int]] = BLAHPD) -> Found:
     missing: list[str] = []
-    mine = {each.in_flight: each for each in ours(ours_rounds)}
+    mine: dict[int, Round] = {}
     theirs: dict[int, Round] = {}
-    try:
-        theirs = {each.in_flight: each for each in blahpd(blahpd_rounds)}
-    except NoPool as error:
-        missing.append(f"a: blahpd was not measured: {error}")
-    rows = []
+    rows: list[Row] = []
+    for in_flight, count in ours_rounds:
+        mine[in_flight] = ours(in_flight, count)
+        try:
+            theirs[in_flight] = blahpd(in_flight, dict(blahpd_rounds)[in_flight])
+        except NoPool as error:
+            missing.append(f"a: blahpd was not measured: {error}")
     goals = {1: (10.0, 0.0), 50: (5.0, 20.0), 500: (0.0, 0.0)}
     for in_flight, we in mine.items():
         they = theirs.get(in_flight)
@@ -103,10 +90,9 @@ def measure(ours_rounds: Sequence[tuple[int, int]] = OURS, blahpd_rounds: Sequen
         rows.append(_more(f"status, {where}", we.status.rate, they and they.status.rate, "/s", status_goal))
         rows.append(_more(f"cancels, {where}", we.cancel.rate, they and they.cancel.rate, "/s", 0))
         goal = 0.1 if in_flight == 50 else 0
-        rows.append(_less(f"submit's result, p50, {where}", we.submit.percentile(0.5), they and they.submit.percentile(0.5), "ms", 0))
-        rows.append(
-            _less(f"submit's result, p99, {where}", we.submit.percentile(0.99), they and they.submit.percentile(0.99), "ms", goal)
-        )
+        for name, share, times in (("p50", 0.5, 0), ("p99", 0.99, goal)):
+            ours_ms, theirs_ms = we.submit.percentile(share), they and they.submit.percentile(share)
+            rows.append(_less(f"submit's result, {name}, {where}", ours_ms, theirs_ms, "ms", times))
         goal = 0.5 if in_flight == 50 else 0
         rows.append(_less(f"CPU for 1,000 commands, {where}", we.cpu_per_1000_s, they and they.cpu_per_1000_s, "s", goal))
         memory, their_memory = _memory(we), they and _memory(they)

@@ -55,7 +55,13 @@ class Gahp:
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
         begin = time.perf_counter()
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, cwd=folder, bufsize=0
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            cwd=folder,
+            bufsize=0,
         )
         assert self.process.stdin and self.process.stdout
         self._in, self._out = self.process.stdin.fileno(), self.process.stdout.fileno()
@@ -117,9 +123,8 @@ class Gahp:
                 self._collect(command, sent, times, values)
             elapsed = time.perf_counter() - begin
         values.sort()
-        return Burst(
-            command, count, in_flight, elapsed, self.cpu_s() - cpu, tuple(times), memory[0], begun, tuple(text for _, text in values)
-        )
+        found = tuple(text for _, text in values)
+        return Burst(command, count, in_flight, elapsed, self.cpu_s() - cpu, tuple(times), memory[0], begun, found)
 
     def cpu_s(self) -> float:
         """User and system time of the process and of those of its children that have ended."""
@@ -192,7 +197,8 @@ def submit_ads(count: int, folder: str, lrms: str, out: str = "/dev/null") -> li
         f'gridtype = "{lrms}"; GridResource = "batch {lrms}"; StageCmd = false; TransferOutput = ""; RequestMemory = 128'
     )
     session = uuid.uuid4().hex[:8]
+    directory = f"home_bl_bench{session}_127.0.0.1"
     return [
-        escaped(f'[ {common}; Out = "{out.replace("%d", str(n))}"; JobDirectory = "home_bl_bench{session}_127.0.0.1#1.{n}#1795000000" ]')
+        escaped(f'[ {common}; Out = "{out.replace("%d", str(n))}"; JobDirectory = "{directory}#1.{n}#1795000000" ]')
         for n in range(count)
     ]

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 from xml.sax.saxutils import escape
 
-from bench.simulated import ApiError, Batch, Pace, S3
+from bench.simulated import S3, ApiError, Batch, Pace
 
 _OPERATIONS: dict[bytes, str] = {
     b"/v1/submitjob": "submit_job",
@@ -111,8 +111,8 @@ class Account:
                 return 200, b"", f"<InitiateMultipartUploadResult>{names}</InitiateMultipartUploadResult>".encode()
             case b"POST":
                 self.s3.complete_multipart_upload(bucket, key, asked["uploadId"])
-                text = f"<CompleteMultipartUploadResult><Key>{escape(key)}</Key><ETag>simulated</ETag></CompleteMultipartUploadResult>"
-                return 200, b"", text.encode()
+                names = f"<Key>{escape(key)}</Key><ETag>simulated</ETag>"
+                return 200, b"", f"<CompleteMultipartUploadResult>{names}</CompleteMultipartUploadResult>".encode()
             case b"DELETE":
                 self.s3.delete_object(bucket, key)
                 return 204, b"", b""
@@ -138,7 +138,8 @@ class Account:
             "<ETag>simulated</ETag><StorageClass>STANDARD</StorageClass></Contents>"
             for row in found["Contents"]
         ]
-        rows += [f"<CommonPrefixes><Prefix>{escape(row['Prefix'])}</Prefix></CommonPrefixes>" for row in found.get("CommonPrefixes", ())]
+        folders = [row["Prefix"] for row in found.get("CommonPrefixes", ())]
+        rows += [f"<CommonPrefixes><Prefix>{escape(folder)}</Prefix></CommonPrefixes>" for folder in folders]
         text = f"<IsTruncated>false</IsTruncated><Name>{bucket}</Name><KeyCount>{len(rows)}</KeyCount>{''.join(rows)}"
         return f"<ListBucketResult>{text}</ListBucketResult>".encode()
 

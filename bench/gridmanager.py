@@ -36,7 +36,7 @@ _TICK_S = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-    """One batch of jobs. Seconds from condor_submit until all jobs had begun, and had ended; the GAHP's CPU and memory (bytes)."""
+    """One batch of jobs. Seconds from condor_submit until all had begun, and had ended; the GAHP's CPU and memory (bytes)."""
 
     jobs: int
     running_s: float
@@ -230,6 +230,7 @@ def _rows(jobs: int, knobs: str, found: dict[str, Passage]) -> list[Row]:
     goal = "under 2 ms" if jobs >= 3000 else ""
     met = we.cpu_per_job_ms < 2 if goal else None
     note = f"its start-up counted; instant GAHP {instant.cpu_per_job_ms:.2f} ms" if instant else "its start-up counted"
-    rows.append(Row("b", f"{what}: GAHP's CPU a job", we.cpu_per_job_ms, "ms", other and other.cpu_per_job_ms, name, goal, met, note))
+    cpu = other and other.cpu_per_job_ms
+    rows.append(Row("b", f"{what}: GAHP's CPU a job", we.cpu_per_job_ms, "ms", cpu, name, goal, met, note))
     rows.append(Row("b", f"{what}: GAHP's memory", we.memory / 1e6, "MB", other and other.memory / 1e6, name))
     return rows

@@ -89,7 +89,7 @@ def main() -> int:
         return 0
     facts, earlier = about(), {} if options.quick else report.load()
     machine = facts["machine"]
-    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_mb']} MB, Linux {machine['kernel']}, load {machine['load']}")
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print(", ".join(f"{name} {version}" for name, version in facts["versions"].items()), flush=True)
     results = report.merge(report.Found(), (), facts, earlier)
     for part in wanted:

@@ -90,7 +90,10 @@ _NOOP = {
     "ping": "exit 0",
 }
 # The same, with jobs that have ended when they are asked about a second time.
-_TWO_LOOKS = 'if mkdir "{folder}/seen/${{1##*/}}" 2>/dev/null; then s=2; else s="4;ExitCode=0"; fi; echo "0[BatchJobId=\\"1\\";JobStatus=$s;]"'
+_TWO_LOOKS = (
+    'if mkdir "{folder}/seen/${{1##*/}}" 2>/dev/null; then s=2; else s="4;ExitCode=0"; fi; '
+    'echo "0[BatchJobId=\\"1\\";JobStatus=$s;]"'
+)
 
 
 def blahpd(prefix: Path, folder: Path, lrms: str = "noop") -> tuple[list[str], dict[str, str]]:

@@ -187,9 +187,8 @@ def draw(title: str, curves: Sequence[dict[str, Any]], about: str) -> str:
     for number, curve in enumerate(curves):
         colour = _COLOURS[number % len(_COLOURS)]
         places = [place(x, y) for x, y in curve["points"] if x > 0 and y > 0]
-        out.append(
-            f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>'
-        )
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        out.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{line}"/>')
         out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in places]
         y = top + 14 + 20 * number
         out.append(f'<rect x="{left + width + 14}" y="{y - 9}" width="12" height="12" fill="{colour}"/>')

@@ -1,11 +1,11 @@
 """A simulated AWS account: Batch jobs that are arithmetic on a clock, and S3 in memory; no processes, no files, no threads.
 
-How a job stands follows from when it was submitted: it is RUNNABLE for `Pace.start_s`, then RUNNING, then over. What its container
-would have done in S3 (fetch the manifest, claim the run, put the result) is done when somebody first sees that it is over. So a
-million jobs cost no more than their entries, and hours pass at once on a clock that is moved by hand.
+How a job stands follows from when it was submitted: it is RUNNABLE for `Pace.start_s`, then RUNNING, then over. What its
+container would have done in S3 (fetch the manifest, claim the run, put the result) is done when somebody first sees that it is
+over. So a job costs no more than its entry, and hours pass as fast as the clock is moved.
 
-The methods of `Batch` and `S3` are those of boto3's clients, with the same shapes (botocore's service model), and raise `ApiError`;
-`Client` is what stands in for boto3 within one process, endpoint.py serves the same over HTTP.
+The methods of `Batch` and `S3` are those of boto3's clients, with the same shapes (botocore's service model), and raise
+`ApiError`. `Client` stands in for a boto3 client of the same process; endpoint.py serves the account over HTTP.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from __future__ import annotations
 import bisect
 import collections
 import dataclasses
+import gzip
 import hashlib
 import io
 import itertools
 import json
+import re
 import tarfile
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 QUEUE, DEFINITION, BUCKET, REGION = "bench-queue", "bench-definition", "bench-bucket", "us-east-1"
+EXITED = "Essential container in task exited"
 OUTPUT = b"It was a simulation.\n"
 _GOLDEN = 0.6180339887498949
 _DESCRIBE, _BULK = 100, 50
@@ -72,7 +75,9 @@ class _Job:
 
     __slots__ = ("begin", "created", "end", "ends", "environment", "id", "name", "number", "ran", "size", "stopped")
 
-    def __init__(self, job_id: str, name: str, number: int, size: int, environment: dict[str, str], now: float, pace: Pace) -> None:
+    def __init__(
+        self, job_id: str, name: str, number: int, size: int, environment: dict[str, str], now: float, pace: Pace
+    ) -> None:
         self.id, self.name, self.number, self.size, self.environment = job_id, name, number, size, environment
         self.created, self.begin = now, now + pace.start_s
         self.end = pace.end(self.begin, number)
@@ -347,7 +352,7 @@ class Batch:
             row["startedAt"] = int(begin * 1000)
         if status in ("SUCCEEDED", "FAILED"):
             row["stoppedAt"] = int(end * 1000)
-            row["statusReason"] = job.stopped[index][1] if status == "FAILED" and index in job.stopped else "Essential container in task exited"
+            row["statusReason"] = job.stopped[index][1] if status == "FAILED" and index in job.stopped else EXITED
             if status == "SUCCEEDED" and not (job.size and index < 0):
                 row["container"] = {"exitCode": 0}
                 self._run(job, index)
@@ -398,13 +403,41 @@ class Batch:
 
 def run_container(s3: S3, environment: dict[str, str], job_id: str, index: int = -1) -> None:
     """The requests of the entry point and the runner for a job with small inputs and outputs, as s5cmd makes them."""
-    bucket, key = BUCKET, _key(environment["BATCH_FILE_S3_URL"])
-    s3.head_object(bucket, key)
-    s3.get_object(bucket, key)
-    where = f"{_key(environment['GAHP_RUN_URL'])}/{environment['GAHP_SUBMISSION']}"
+    script = _copied(s3, _key(environment["BATCH_FILE_S3_URL"]))
+    if "GAHP_PACK_URL" in environment and index >= 0:
+        run, submission = _identity(s3, script, _key(environment["GAHP_PACK_URL"]), index)
+        where = f"{_key(environment['GAHP_PACK_URL']).rpartition('/')[0]}/{run}/{submission}"
+    else:
+        where = f"{_key(environment['GAHP_RUN_URL'])}/{environment['GAHP_SUBMISSION']}"
     s3.calls["HeadObject"] += 1  # is there a claim?
-    s3.put_object(bucket, f"{where}/claim", job_id.encode())
-    s3.put_object(bucket, f"{where}/result", RESULT)
+    s3.put_object(BUCKET, f"{where}/claim", job_id.encode())
+    s3.put_object(BUCKET, f"{where}/result", RESULT)
+
+
+def _identity(s3: S3, script: bytes, pack: str, index: int) -> tuple[str, str]:
+    """Run and submission of a child, out of its part of the pack: see gahp/sandbox/manifest.py."""
+    head = script[:400]
+    payload, kind = re.search(rb"^PAYLOAD=([0-9]+)", head, re.MULTILINE), re.search(rb"^PACK=([12])", head, re.MULTILINE)
+    if payload is None or kind is None:
+        raise RuntimeError(f"{pack} has no manifest of a pack")
+    begin, first, shard = int(payload[1]) - 1, 0, script
+    if kind[1] == b"2":
+        firsts = [int(line) for line in script[begin:].split()]
+        number = bisect.bisect_right(firsts, index) - 1
+        begin, first, shard = 0, firsts[number], _copied(s3, f"{pack}/shard/{number}")
+    at = begin + 22 * (index - first)
+    start, length = int(shard[at : at + 10]), int(shard[at + 11 : at + 21])
+    part = gzip.decompress(shard[begin + start - 1 : begin + start - 1 + length])
+    found = re.search(rb"\0run=([A-Za-z0-9_-]+)\0submission=([0-9]+)\0", part)
+    if found is None:
+        raise RuntimeError(f"child {index} of {pack} does not say whose it is")
+    return found[1].decode(), found[2].decode()
+
+
+def _copied(s3: S3, key: str) -> bytes:
+    """An object as `s5cmd cp` fetches it."""
+    s3.head_object(BUCKET, key)
+    return bytes(s3.get_object(BUCKET, key)["Body"].getbuffer())
 
 
 def _key(url: str) -> str:
@@ -455,14 +488,9 @@ class Client:
             except ApiError as error:
                 import botocore.exceptions  # noqa: PLC0415
 
-                answer = {
-                    "Error": {"Code": error.code, "Message": str(error)},
-                    "ResponseMetadata": {"HTTPStatusCode": error.status},
-                }
+                about = {"Code": error.code, "Message": str(error)}
+                answer = {"Error": about, "ResponseMetadata": {"HTTPStatusCode": error.status}}
                 raise botocore.exceptions.ClientError(answer, name) from None
 
         return call
 
-
-def operations(service: type) -> Iterable[str]:
-    return [name for name in vars(service) if not name.startswith("_") and callable(getattr(service, name))]

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,34 +41,29 @@ def measure(large_bytes: int = LARGE_BYTES, small: int = SMALL) -> Found:
 
 
 def _compare(folder: Path, count: int, size: int, program: str) -> dict[str, tuple[list[float], list[float]]]:
-    files = folder / "files"
+    files, back = folder / "files", folder / "back"
     files.mkdir()
+    names = tuple(f"f{number}" for number in range(count))
     found: dict[str, tuple[list[float], list[float]]] = {"up": ([], []), "down": ([], [])}
-    for attempt in range(3):
-        for number in range(count):
+    for _ in range(3):
+        for name in names:
             # Other bytes each time: what is in S3 already would not be sent again.
-            (files / f"f{number}").write_bytes(os.urandom(size))
+            (files / name).write_bytes(os.urandom(size))
         with peers.endpoint() as aws:
-            environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **aws.environment()}
             sandbox, client = _sandbox(aws)
-            names = tuple(f"f{number}" for number in range(count))
             with contextlib.closing(sandbox):
-                request = JobRequest("/bin/true", str(files), transfer_executable=False, inputs=names)
-                found["up"][0].append(_timed(lambda: sandbox.stage(f"job-{attempt}", request)))
-                words = [program, "--log", "error", "--numworkers", str(4 * THREADS)]
-                target = f"s3://{BUCKET}/s5cmd/"
-                found["up"][1].append(_timed(lambda: _call([*words, "cp", f"{files}/*", target], environment)))
-                back = folder / "back"
-                back.mkdir()
-                _put_result(client, f"job-{attempt}", files, names)
-                request = JobRequest("/bin/true", str(back), transfer_executable=False, outputs=names)
-                found["down"][0].append(_timed(lambda: sandbox.collect(f"job-{attempt}", 0, request)))
-                _require_same(files, back, names)
-                shutil.rmtree(back)
-                back.mkdir()
-                found["down"][1].append(_timed(lambda: _call([*words, "cp", f"{target}*", f"{back}/"], environment)))
-                _require_same(files, back, names)
-                shutil.rmtree(back)
+                up = JobRequest("/bin/true", str(files), transfer_executable=False, inputs=names)
+                found["up"][0].append(_timed(sandbox.stage, "job-1", up))
+                there = f"s3://{BUCKET}/s5cmd/"
+                found["up"][1].append(_timed(_s5cmd, program, aws, f"{files}/*", there))
+                _put_result(client, "job-1", files, names)
+                down = JobRequest("/bin/true", str(back), transfer_executable=False, outputs=names)
+                ways = ((sandbox.collect, "job-1", 0, down), (_s5cmd, program, aws, f"{there}*", f"{back}/"))
+                for number, fetch in enumerate(ways):
+                    back.mkdir()
+                    found["down"][number].append(_timed(*fetch))
+                    _require_same(files, back, names)
+                    shutil.rmtree(back)
     return found
 
 
@@ -104,13 +99,15 @@ def _put_result(client: Any, run: str, files: Path, names: Sequence[str]) -> Non
     client.put_object(Bucket=BUCKET, Key=f"condor/runs/{run}/0/result", Body=target.getvalue())
 
 
-def _timed(work: Any) -> float:
+def _timed(work: Callable[..., object], *arguments: Any) -> float:
     begin = time.perf_counter()
-    work()
+    work(*arguments)
     return time.perf_counter() - begin
 
 
-def _call(words: list[str], environment: dict[str, str]) -> None:
+def _s5cmd(program: str, aws: peers.Endpoint, source: str, target: str) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **aws.environment()}
+    words = [program, "--log", "error", "--numworkers", str(4 * THREADS), "cp", source, target]
     subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
 
 

@@ -1,8 +1,8 @@
 """A clock that skips what nobody works in: real threads, real locks, and waits that take no longer than the work between them.
 
-Inside `Clock.installed()` the process's `time.time`, `time.monotonic`, `time.sleep` and every timed wait on a threading.Condition (and
-so on an Event, a Future, a queue.Queue) follow this clock. It runs as real time does while any thread works; when none does, it
-jumps to the earliest moment that somebody waits for. An hour of polls so takes the CPU time of the polls.
+Inside `Clock.installed()` the process's `time.time`, `time.monotonic`, `time.sleep` and every timed wait on a threading.Condition
+(and so on an Event, a Future, a queue.Queue) follow this clock. It runs as real time does while any thread works; when none
+does, it jumps to the earliest moment that somebody waits for. An hour of polls so takes the CPU time of the polls.
 
 What is measured by it: the program's own work counts in full, the waits as long as they would be. Only this process is seen: what
 other processes do in the meantime takes no time. Not for SimpleQueue.get with a limit, which waits in C.
