@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gahp.batch import Batch, check_resources, choose_queue
 from gahp.config import Config
@@ -53,8 +53,10 @@ class Gateway:
         self._pinging = threading.Lock()
         self._ping: Future[None] | None = None
         self._ping_until = 0.0
-        self._impatient = threading.Lock()
-        self._confirming: collections.deque[tuple[float, Future[JobReport], JobReport]] = collections.deque()
+        # A disk that takes no confirmation now takes it when it can; the client need not wait for that.
+        self._confirming = Patience(self._accept, _PATIENCE_S)
+        # The gridmanager waits for 300 s. What is wanted is in the journal by then, and is carried out all the same.
+        self._asking = Patience(self._accept, _ASK_FOR_S)
         self._runs = Runs(
             journal,
             sandbox,
@@ -95,24 +97,8 @@ class Gateway:
             return done
         # On disk before the answer, as in _known, but without a thread that waits for it.
         confirmed = _then(self._journal.update(run, confirmed=True), lambda _: report)
-        with self._impatient:
-            self._confirming.append((time.monotonic() + _PATIENCE_S, confirmed, report))
-            if len(self._confirming) == 1:
-                self._accept.put(self._lose_patience, _PATIENCE_S)
+        self._confirming.wait_for(confirmed, lambda: confirmed.set_result(report))
         return confirmed
-
-    def _lose_patience(self) -> None:
-        """Answer those whose confirmation the disk has not taken: it is written when it can be, and the client need not wait."""
-        late: list[tuple[Future[JobReport], JobReport]] = []
-        with self._impatient:
-            while self._confirming and (self._confirming[0][1].done() or self._confirming[0][0] <= time.monotonic()):
-                _, confirmed, report = self._confirming.popleft()
-                late.append((confirmed, report))
-            if self._confirming:
-                self._accept.put(self._lose_patience, max(0.0, self._confirming[0][0] - time.monotonic()))
-        for confirmed, report in late:
-            with contextlib.suppress(concurrent.futures.InvalidStateError):
-                confirmed.set_result(report)
 
     def cancel(self, job_id: str) -> Future[None]:
         """Have a job end. The future ends when AWS Batch has taken it, or never had the job; a job that is over is no error."""
@@ -244,11 +230,8 @@ class Gateway:
     def _want(self, job_id: str, wanted: Wanted) -> Future[None]:
         done: Future[None] = Future()
         self._accept.put(lambda: self._try_want(job_id, wanted, done, time.monotonic() + _ASK_FOR_S))
-        # The gridmanager waits for 300 s. What is wanted is in the journal by then, and is carried out all the same.
-        late = Transient(
-            f"AWS Batch has not taken this for {_ASK_FOR_S:g} s; it is recorded and done when that is possible: {job_id}."
-        )
-        self._accept.put(lambda: _answer(done, late), _ASK_FOR_S)
+        late = f"AWS Batch has not taken this for {_ASK_FOR_S:g} s; it is recorded and done when that is possible: {job_id}."
+        self._asking.wait_for(done, lambda: _answer(done, Transient(late)))
         return done
 
     def _try_want(self, job_id: str, wanted: Wanted, done: Future[None], until: float) -> None:
@@ -278,6 +261,36 @@ class Gateway:
         except Exception as error:
             log.exception("a request failed")
             _answer(done, Refused(f"A fault of this program ({type(error).__name__}): see its log."))
+
+
+class Patience:
+    """Bounds a wait: who is not answered in `wait_s` seconds is answered otherwise. One task in `lane` for all that wait."""
+
+    def __init__(self, lane: Lane, wait_s: float) -> None:
+        self._lane, self._wait_s = lane, wait_s
+        self._waiting: collections.deque[tuple[float, Future[Any], Callable[[], None]]] = collections.deque()
+        self._lock = threading.Lock()
+        self._due = False
+
+    def wait_for(self, future: Future[Any], give_up: Callable[[], None]) -> None:
+        """Call `give_up` when `future` has no result in time. What it raises because there is one after all is dropped."""
+        with self._lock:
+            self._waiting.append((time.monotonic() + self._wait_s, future, give_up))
+            if not self._due:
+                self._due = True
+                self._lane.put(self._look, self._wait_s)
+
+    def _look(self) -> None:
+        late = []
+        with self._lock:
+            while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= time.monotonic()):
+                late.append(self._waiting.popleft()[2])
+            self._due = bool(self._waiting)
+            if self._due:
+                self._lane.put(self._look, max(0.0, self._waiting[0][0] - time.monotonic()))
+        for give_up in late:
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                give_up()
 
 
 def _answer(waiting: Future[None], error: BaseException | None) -> None:
