@@ -167,6 +167,37 @@ KNOBS = (
         _number(0, 600),
         "How long a job may stay unlisted after a lost SubmitJob reply before it counts as not made.",
     ),
+    Knob("AWSBATCH_SUBMIT_RATE", "50", "calls a second", _number(1, 10000), "The most SubmitJob calls of this host's GAHPs."),
+    Knob("AWSBATCH_STATUS_RATE", "50", "calls a second", _number(1, 10000), "The most calls that ask and list."),
+    Knob("AWSBATCH_TERMINATE_RATE", "50", "calls a second", _number(1, 10000), "The most calls that end jobs."),
+    Knob(
+        "AWSBATCH_CALL_RATE",
+        "120",
+        "calls a second",
+        _number(1, 100000),
+        "The most calls of all kinds; where they meet it, ends go before submits and submits before status.",
+    ),
+    Knob(
+        "AWSBATCH_START_RATE",
+        "50",
+        "percent",
+        _number(1, 100),
+        "The part of these rates to begin with; a 429 lowers a rate, and use without one raises it.",
+    ),
+    Knob(
+        "AWSBATCH_LIMITS_DIR",
+        "",
+        "directory",
+        lambda v: _path(v) if v else "",
+        "Where GAHPs share what they have learnt of AWS's limits; empty: AWSBATCH_STATE_DIR/limits, for one user.",
+    ),
+    Knob(
+        "AWSBATCH_EVENTS_QUEUE_URL",
+        "",
+        "URL",
+        lambda v: _url(v) if v else "",
+        "An SQS queue with AWS Batch's job state changes (create --with-events makes one); empty: jobs are only asked about.",
+    ),
     Knob("AWSBATCH_KEEP_RUNS", "30", "days", _number(0.01, 10000), "How long the journal remembers a finished run."),
     Knob(
         "AWSBATCH_KEEP_SANDBOX",
@@ -199,6 +230,13 @@ class Config:
     transfer_threads: int
     submit_threads: int
     lookup_settle: float
+    submit_rate: float
+    status_rate: float
+    terminate_rate: float
+    call_rate: float
+    start_rate: float
+    limits_dir: str
+    events_queue_url: str
     keep_runs: float
     keep_sandbox: float
     problems: tuple[str, ...] = ()

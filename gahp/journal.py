@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 from gahp.model import JobReport, JobRequest, Refused, Transient, decode_report, decode_request, encode
 
 SCHEMA_VERSION = 2
+APPLICATION_ID = 0x41574247  # "AWBG"
 FILE_NAME = "journal.sqlite"
 IDENTITY_FILE = "journal.id"
 DAMAGE_FILE = "journal.damaged"
@@ -533,7 +534,8 @@ class Journal:
 
     def check(self) -> None:
         """Raise JournalProblem with a sentence when the journal cannot be written just now."""
-        self._write("UPDATE runs SET name = name WHERE 0", {}, keep=False).result()
+        # It has to be a write: what changes no page succeeds on a full disk. To set this number to what it is dirties the first.
+        self._write(f"PRAGMA application_id = {APPLICATION_ID}", {}, keep=False).result()
         if self._problem:
             raise JournalProblem(self._problem)
 

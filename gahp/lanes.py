@@ -57,8 +57,13 @@ class Lane:
             self._change.notify()
         elif len(self._threads) < self._most:
             thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no memory or no thread left: those that are there take the task in their turn
+                if not self._threads:
+                    raise
+                return
             self._threads.append(thread)
-            thread.start()
 
     def _work(self) -> None:
         while (task := self._next()) is not None:

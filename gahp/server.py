@@ -281,6 +281,8 @@ def _open_log(settings: config.Config) -> None:
     """Log to the file of AWSBATCH_LOG, mode 0600. A log that cannot be opened stops no job: one line on stderr says so."""
     root = logging.getLogger()
     root.addHandler(logging.NullHandler())
+    # What the disk refuses to log is not worth a traceback for each line in the gridmanager's own log.
+    logging.raiseExceptions = False
     root.setLevel(settings.log_level)
     # botocore logs whole requests at DEBUG, with what is in them.
     for name in ("boto3", "botocore", "s3transfer", "urllib3"):
@@ -309,6 +311,14 @@ def _prepare(service: Service) -> None:
         log.exception("the program cannot begin its work")
 
 
+def _thread_died(what: threading.ExceptHookArgs) -> None:
+    """A thread that has died, most likely out of memory, leaves a server that answers and does nothing. The next one goes on from
+    the journal: so this one ends."""
+    with contextlib.suppress(Exception):
+        log.critical("the thread %s died; the program ends", what.thread and what.thread.name, exc_info=what.exc_value)
+    os._exit(1)
+
+
 def _with_utf8() -> None:
     """File names are bytes that are read as UTF-8 here; a locale that says otherwise is left by starting anew in UTF-8 mode."""
     if sys.getfilesystemencoding().lower() != "utf-8":
@@ -335,6 +345,7 @@ def main() -> int:
     _with_standard_streams()
     # A thread that computes gives way to the one that talks sooner than Python's 5 ms: the client waits for each return line.
     sys.setswitchinterval(_SWITCH_S)
+    threading.excepthook = _thread_died
     service = Service()
     server = Server(service)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -14,10 +14,11 @@ import boto3
 from botocore.config import Config as ClientConfig
 from botocore.exceptions import BotoCoreError
 
-from gahp.batch import Batch
+from gahp.batch import Batch, EventQueue
 from gahp.config import Config
 from gahp.gateway import Gateway, rebuild
 from gahp.journal import Damaged, Journal
+from gahp.limits import Limiter, Tops
 from gahp.model import Refused, Transient, one_line
 from gahp.sandbox import Sandbox
 
@@ -56,6 +57,26 @@ def clients(config: Config) -> tuple[Any, Any]:
         ) from error
 
 
+def events_client(config: Config) -> Any:
+    """A boto3 client for SQS. Raises Refused when Region or profile are not to be had."""
+    try:
+        session = boto3.Session(profile_name=config.profile or None, region_name=config.region or None)
+        once = ClientConfig(
+            retries={"mode": "standard", "total_max_attempts": 1},
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            read_timeout=_READ_TIMEOUT_S,
+        )
+        return session.client("sqs", endpoint_url=config.endpoint_url or None, config=once)
+    except BotoCoreError as error:
+        raise Refused(one_line(f"The events' queue cannot be read: {str(error).rstrip('.')}.")) from error
+
+
+def limiter(config: Config) -> Limiter:
+    """The pace of all calls to Batch, in step with the other GAHPs of this host."""
+    tops = Tops(config.terminate_rate, config.submit_rate, config.status_rate, config.call_rate, config.start_rate / 100)
+    return Limiter(config.limits_dir or os.path.join(config.state_dir, "limits"), tops)
+
+
 def open_gateway(config: Config) -> Gateway:
     """A Gateway for this site, not yet started. Raises Refused with what has to be set or mended first."""
     config.require()
@@ -66,8 +87,10 @@ def open_gateway(config: Config) -> Gateway:
         definition=config.job_definition,
         attempts=config.attempts,
         default_runtime_s=config.default_runtime,
+        limiter=limiter(config),
     )
-    return Gateway(config, open_journal(config, sandbox, batch), sandbox, batch)
+    events = EventQueue(events_client(config), config.events_queue_url) if config.events_queue_url else None
+    return Gateway(config, open_journal(config, sandbox, batch), sandbox, batch, events=events)
 
 
 def open_journal(config: Config, sandbox: Sandbox, batch: Batch) -> Journal:

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from gahp.batch.errors import translate
-from gahp.batch.jobs import BatchJob, from_detail
+from gahp.batch.errors import Throttled, translate
+from gahp.batch.jobs import BatchJob, from_detail, from_summary
 from gahp.batch.overrides import submit_parameters
-from gahp.model import JobRequest, Refused
+from gahp.limits import Kind, Limiter
+from gahp.model import JobRequest, Refused, Transient, one_line
 
 DESCRIBE_PAGE = 100
+LIST_PAGE = 1000
+BULK = 50
+
+_KINDS = {"SubmitJob": Kind.SUBMIT, "TerminateJob": Kind.END, "TerminateJobs": Kind.END, "CancelJob": Kind.END}
+# A thread that submits or ends has only the like to do, so it may wait for its turn; one that asks may be needed elsewhere.
+_PATIENCE_S = {Kind.END: 2.0, Kind.SUBMIT: 2.0, Kind.STATUS: 0.25}
+_PERSIST_S = 120.0
 _QUEUE_FACTS_S = 300.0
 _ACTIVE = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING")
 
@@ -28,13 +36,18 @@ class BatchClient(Protocol):
     def describe_jobs(self, *, jobs: list[str]) -> Mapping[str, Any]: ...
     def list_jobs(self, **parameters: Any) -> Mapping[str, Any]: ...
     def terminate_job(self, *, jobId: str, reason: str) -> Mapping[str, Any]: ...
+    def terminate_jobs(self, *, jobs: list[str], reason: str) -> Mapping[str, Any]: ...  # older boto3 lacks it
     def cancel_job(self, *, jobId: str, reason: str) -> Mapping[str, Any]: ...
     def describe_job_queues(self, *, jobQueues: list[str]) -> Mapping[str, Any]: ...
     def describe_job_definitions(self, **parameters: Any) -> Mapping[str, Any]: ...
 
 
 class Batch:
-    """One account's Batch, one job definition. Every method raises Refused or Transient, and nothing else."""
+    """One account's Batch, one job definition. Every method raises Refused or Transient, and nothing else.
+
+    `limiter` sets the pace of all calls; a call that cannot be made soon raises limits.Later. With `persistent`, which is for
+    those who have nothing else to do, calls wait instead, and what is throttled is called again.
+    """
 
     def __init__(
         self,
@@ -43,12 +56,17 @@ class Batch:
         definition: str,
         attempts: int = 1,
         default_runtime_s: int = 0,
+        limiter: Limiter | None = None,
+        persistent: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._definition = definition
         self._attempts = attempts
         self._default_runtime_s = default_runtime_s
+        self._limiter = limiter
+        self._persistent = persistent
+        self._bulk = hasattr(client, "terminate_jobs")
         self._clock = clock
         self._fair_share: dict[str, tuple[float, bool]] = {}
         self._lock = threading.Lock()
@@ -90,7 +108,7 @@ class Batch:
     def _list(self, **what: Any) -> Iterator[Mapping[str, Any]]:
         token: dict[str, str] = {}
         while True:
-            page = self._call("ListJobs", self._client.list_jobs, **what, **token)
+            page = self._call("ListJobs", self._client.list_jobs, patient=bool(token), **what, **token)
             yield from page["jobSummaryList"]
             if not page.get("nextToken"):
                 return
@@ -104,6 +122,46 @@ class Batch:
             details = self._call("DescribeJobs", self._client.describe_jobs, jobs=page)["jobs"]
             yield page, {job.id: job for job in map(from_detail, details)}
 
+    def children(self, parent: str, status: str, token: str = "") -> tuple[list[BatchJob], str]:
+        """One page of an array's children in that status, and the token of the next page; "" if this is the last."""
+        return self._page(arrayJobId=parent, jobStatus=status, token=token)
+
+    def listed(self, queue: str, status: str, token: str = "") -> tuple[list[BatchJob], str]:
+        """One page of a queue's jobs in that status, without array children, and the token of the next page."""
+        return self._page(jobQueue=queue, jobStatus=status, token=token)
+
+    def _page(self, *, token: str, **what: Any) -> tuple[list[BatchJob], str]:
+        more: dict[str, Any] = {"nextToken": token} if token else {}
+        page = self._call("ListJobs", self._client.list_jobs, maxResults=LIST_PAGE, **what, **more)
+        return [from_summary(row) for row in page["jobSummaryList"]], page.get("nextToken") or ""
+
+    def terminate_many(self, ids: Sequence[str], reason: str) -> dict[str, Refused | Transient]:
+        """End up to 50 jobs: by one call where the installed boto3 has it. What stood in the way of which; {} if nothing did."""
+        failed: dict[str, Refused | Transient] = {}
+        if self._bulk and len(ids) > 1:
+            # It needs no other permission than TerminateJob, and a job that is not found counts as ended.
+            answer = self._call("TerminateJobs", self._client.terminate_jobs, jobs=list(ids), reason=reason)
+            for entry in answer.get("errors") or []:
+                code = str(entry.get("code", ""))
+                text = one_line(f"AWS Batch, TerminateJobs: {code}: {entry.get('message', '')}", 600)
+                if code.startswith("Throttl") or code == "TooManyRequestsException":
+                    failed[entry["job"]] = Throttled(text)
+                else:
+                    failed[entry["job"]] = Transient(text) if code == "ServerException" else Refused(text)
+            if self._limiter and any(isinstance(error, Throttled) for error in failed.values()):
+                self._limiter.throttled(Kind.END)
+            return failed
+        for number, job_id in enumerate(ids):
+            try:
+                self.terminate(job_id, reason)
+            except Refused as error:
+                failed[job_id] = error
+            except Transient as error:
+                # The next would fare no better.
+                failed.update(dict.fromkeys(ids[number:], error))
+                break
+        return failed
+
     def terminate(self, job_id: str, reason: str) -> None:
         """End a job in whatever state. A job that is over or forgotten already is no error."""
         self._ending("TerminateJob", self._client.terminate_job, job_id, reason)
@@ -114,7 +172,7 @@ class Batch:
 
     def check(self, queue: str) -> None:
         """Raise Refused with what an administrator has to mend about queue or job definition."""
-        queues = self._call("DescribeJobQueues", self._client.describe_job_queues, jobQueues=[queue])["jobQueues"]
+        queues = self._call("DescribeJobQueues", self._client.describe_job_queues, patient=True, jobQueues=[queue])["jobQueues"]
         if not queues:
             raise Refused(
                 f"The job queue {queue} does not exist in this account and Region: see AWSBATCH_JOB_QUEUE and AWSBATCH_REGION."
@@ -133,7 +191,8 @@ class Batch:
             if exact
             else {"jobDefinitionName": name, "status": "ACTIVE"}
         )
-        definitions = self._call("DescribeJobDefinitions", self._client.describe_job_definitions, **asked)["jobDefinitions"]
+        answer = self._call("DescribeJobDefinitions", self._client.describe_job_definitions, patient=True, **asked)
+        definitions = answer["jobDefinitions"]
         if not any(definition.get("status") == "ACTIVE" for definition in definitions):
             raise Refused(
                 f"There is no active job definition {self._definition} in this account and Region: see AWSBATCH_JOB_DEFINITION."
@@ -157,9 +216,30 @@ class Batch:
             if "not found" not in str(error).lower() and "does not exist" not in str(error).lower():
                 raise
 
-    @staticmethod
-    def _call(action: str, call: Callable[..., Mapping[str, Any]], **parameters: Any) -> Mapping[str, Any]:
+    def _call(
+        self, action: str, call: Callable[..., Mapping[str, Any]], *, patient: bool = False, **parameters: Any
+    ) -> Mapping[str, Any]:
+        """`patient`: wait for the limiter as long as it takes, as one of several calls that make one answer."""
+        patient |= self._persistent
+        until = self._clock() + _PERSIST_S
+        while True:
+            try:
+                return self._call_once(action, call, parameters, patient=patient)
+            except Throttled:
+                if not self._persistent or self._clock() > until:
+                    raise
+                time.sleep(0.5)
+
+    def _call_once(
+        self, action: str, call: Callable[..., Mapping[str, Any]], parameters: Mapping[str, Any], *, patient: bool
+    ) -> Mapping[str, Any]:
+        kind = _KINDS.get(action, Kind.STATUS)
+        if self._limiter:
+            self._limiter.wait(kind, float("inf") if patient else _PATIENCE_S[kind])
         try:
             return call(**parameters)
         except Exception as error:
-            raise translate(error, action) from error
+            raised = translate(error, action)
+            if self._limiter and isinstance(raised, Throttled):
+                self._limiter.throttled(kind)
+            raise raised from error

@@ -31,7 +31,7 @@ class Console:
 
     def progress(self, text: str) -> None:
         if self._live:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns
+            width = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # some terminals do not know theirs
             print(f"\r\033[K{text[: width - 1]}", end="", file=sys.stderr, flush=True)
         elif text and not self._quiet and text != self._shown and not text.startswith(self._shown.partition(",")[0] or "\0"):
             # Without a terminal, a line whenever something else is waited for.
@@ -64,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--job-queue", metavar="VALUE", default="", help=entity)
     parser.add_argument("--with-roles", action="store_true", help="make the roles that the files name and the account lacks")
     parser.add_argument("--default-vpc", action="store_true", help="take subnets and security group of the default VPC")
+    parser.add_argument(
+        "--with-events", action="store_true", help="have job state changes put into an SQS queue (AWSBATCH_EVENTS_QUEUE_URL)"
+    )
     parser.add_argument("--write-config", metavar="FILE", help="write the knobs for HTCondor's configuration folder")
     # pegasus-aws-batch has it as an option.
     parser.add_argument("-c", "--create", action="store_true", help=argparse.SUPPRESS)
@@ -96,6 +99,7 @@ def run(options: argparse.Namespace) -> int:
                 "AWSBATCH_JOB_DEFINITION": made.job_definition.name if made.job_definition else "",
                 "AWSBATCH_S3_URL": made.s3_url,
                 "AWSBATCH_REGION": made.region,
+                **({"AWSBATCH_EVENTS_QUEUE_URL": made.events_url} if made.events_url else {}),
             }
         )
         if options.dry_run:

@@ -34,6 +34,9 @@ def _parser(verbs: tuple[str, ...]) -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb. Exit codes: 0 done, 1 it could not be done, 2 the words were wrong, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
+    # Who starts us may have closed them, as `1>&-` does; then Python has none.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  for as long as we live
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     # Only the verb that is asked for is loaded; help and unknown words need them all.
     verbs = (words[0],) if words and words[0] in VERBS else VERBS
     try:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from gahp import config
 from gahp.batch import Batch, BatchJob
 from gahp.journal import Journal, Wanted
-from gahp.site import clients
+from gahp.site import clients, limiter
 
 SUMMARY = "list, and end, what AWS Batch still runs although nobody wants it"
 
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     settings = config.load()
     settings.require()
     client, _ = clients(settings)
-    batch = Batch(client, definition=settings.job_definition)
+    batch = Batch(client, definition=settings.job_definition, limiter=limiter(settings), persistent=True)
     journal = Journal(settings.state_dir)
     try:
         found = list(orphans(journal, batch, (settings.job_queue, *settings.allowed_queues), options.unasked * 3600))

@@ -45,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
             log.warning("Non-zero exit-code %d", code)
         return code
     finally:
-        for number, old in before.items():
+        # A signal that comes when all is done must not take the exit code away: a program of its own keeps its handlers.
+        for number, old in before.items() if arguments is not None else ():
             signal.signal(number, old)
         root.removeHandler(handler)
         handler.close()

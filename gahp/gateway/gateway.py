@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from gahp.batch import Batch, check_resources, choose_queue
+from gahp.batch import Batch, EventQueue, check_resources, choose_queue
 from gahp.config import Config
 from gahp.gateway.runs import Runs, report_of
 from gahp.journal import Conflict, Journal, JournalProblem, Run, RunState, Wanted
@@ -42,11 +42,21 @@ _RECORD_FOR_S = 240.0  # a new run, whose submit has 300 s
 class Gateway:
     """All verbs return futures that raise Refused or Transient with a sentence. Made by `gahp.site`; `start` comes first."""
 
-    def __init__(self, config: Config, journal: Journal, sandbox: Sandbox, batch: Batch, clock: Callable[[], float] = time.time):
+    def __init__(
+        self,
+        config: Config,
+        journal: Journal,
+        sandbox: Sandbox,
+        batch: Batch,
+        *,
+        events: EventQueue | None = None,
+        clock: Callable[[], float] = time.time,
+    ):
         self._config = config
         self._journal = journal
         self._sandbox = sandbox
         self._batch = batch
+        self._events = events
         self._clock = clock
         self._accept = Lane("accept", 16)  # so many at once share one commit of the journal
         self._check = Lane("ping", 1)
@@ -73,11 +83,15 @@ class Gateway:
     def start(self) -> None:
         """Take over what earlier GAHPs of this user left unfinished."""
         self._runs.start()
+        if self._events:
+            self._events.start(self._runs.follower.hear, self._runs.follower.flowing)
 
     def close(self) -> None:
         """Stop; what is unfinished is in the journal for the next GAHP."""
         self._accept.close()
         self._check.close()
+        if self._events:
+            self._events.close()
         self._runs.close()
         self._journal.close()
 

@@ -12,14 +12,17 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 
-from gahp.batch import Batch, BatchJob, Unsure
+from gahp.batch import BULK, Batch, BatchJob, Unsure
+from gahp.gateway.follow import Followed, Follower
 from gahp.gateway.steps import Step, next_step
+from gahp.gateway.sweep import split
 from gahp.gateway.verdict import decide, ended_by_somebody, held, removed
 from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
 from gahp.lanes import Lane, backoff
+from gahp.limits import Later
 from gahp.model import HoldCode, JobReport, JobState, Refused, Transient
 from gahp.sandbox import Sandbox
 
@@ -35,18 +38,16 @@ _CLEAN_FIRST_S = 2.0
 _CLEAN_EVERY_S = 30.0
 _CLEAN_AT_ONCE = 200
 
-# Reasons of a RUNNABLE job that only its own request can mend. AWS Batch documentation, "Jobs stuck in RUNNABLE".
-_NEVER_FITS = ("MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT", "MISCONFIGURATION:COMPUTE_ENVIRONMENT_MAX_RESOURCE")
-
 
 class Live:
     """A run that is not over, as this process works on it."""
 
-    __slots__ = ("again", "busy", "ending_asked", "job", "missing_since", "run", "tries", "unsure_since", "waiters")
+    __slots__ = ("again", "busy", "ending_asked", "job", "missing_since", "news", "run", "tries", "unsure_since", "waiters")
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.job: BatchJob | None = None
+        self.news: tuple[str, BatchJob | None] | None = None  # what Batch said while a step was under way
         self.busy = False
         self.again = False
         self.ending_asked = False
@@ -61,7 +62,7 @@ class Live:
         if job is None or not run.started:
             return report_of(run)
         return dataclasses.replace(
-            report_of(run), restarts=max(0, job.attempts - 1), cpus=job.cpus, memory_mib=job.memory_mib, worker=job.worker
+            report_of(run), restarts=job.restarts, cpus=job.cpus, memory_mib=job.memory_mib, worker=job.worker
         )
 
 
@@ -94,7 +95,6 @@ class Runs:
         self._journal = journal
         self._sandbox = sandbox
         self._batch = batch
-        self._poll_interval_s = poll_interval_s
         self._lookup_settle_s = lookup_settle_s
         self._keep_runs_s = keep_runs_s
         self._keep_sandbox_s = keep_sandbox_s
@@ -102,14 +102,16 @@ class Runs:
         self._clock = clock
         self._lock = threading.RLock()
         self._live: dict[str, Live] = {}
+        self._to_end: collections.deque[Live] = collections.deque()
+        self._by_id: dict[str, Live] = {}  # of those that Batch was last asked about
         self._lately: collections.OrderedDict[str, Run] = collections.OrderedDict()
-        self._stop = threading.Event()
-        submitting, ending = Lane("submit", submit_threads), Lane("terminate", 4)
+        self._forgot = time.monotonic()
+        ending = Lane("terminate", 4)
         local = Lane("local", 1)
         self._lanes = {
             Step.STAGE: Lane("stage", transfer_threads),
-            Step.SUBMIT: submitting,
-            Step.LOOK_UP: submitting,
+            Step.SUBMIT: Lane("submit", submit_threads),
+            Step.LOOK_UP: Lane("look up", 2),
             Step.TERMINATE: ending,
             Step.CANCEL: ending,
             Step.COLLECT: Lane("collect", transfer_threads),
@@ -120,24 +122,25 @@ class Runs:
             Step.STAGE: self._stage,
             Step.SUBMIT: self._submit,
             Step.LOOK_UP: self._look_up,
-            Step.TERMINATE: self._terminate,
             Step.CANCEL: self._cancel,
             Step.COLLECT: self._collect,
             Step.DROP: self._drop,
             Step.SUSPEND: self._suspend,
         }
-        self._sweeper = threading.Thread(target=self._sweep_all, name="status", daemon=True)
+        self._adopting = Lane("adopt", 1)
+        self._follower = Follower(batch, interval_s=poll_interval_s, followed=self._followed, tell=self._look_at)
 
     def start(self) -> None:
         """Take over what earlier GAHPs left and begin to follow all runs."""
         self._take_over()
-        self._sweeper.start()
+        self._follower.start()
+        self._adopting.put(self._adopt, _ADOPT_EVERY_S)
         self._cleaning.put(self._clean, _CLEAN_FIRST_S)
 
     def close(self) -> None:
         """Begin nothing more. What is under way is left to end or to be taken up again from the journal by the next GAHP."""
-        self._stop.set()
-        for lane in {*self._lanes.values(), self._cleaning}:
+        self._follower.close()
+        for lane in {*self._lanes.values(), self._cleaning, self._adopting}:
             lane.close()
 
     def add(self, run: Run) -> None:
@@ -247,41 +250,65 @@ class Runs:
     def _go_on(self, live: Live, delay: float = 0.0) -> None:
         with self._lock:
             step = next_step(live.run.state, live.run.wanted, live.ending_asked)
-        if step is not None:
+        if step is Step.TERMINATE:
+            self._lanes[step].put(lambda: self._end_soon(live), delay)
+        elif step is not None:
             self._lanes[step].put(lambda: self._perform(live, step), delay)
 
     def _perform(self, live: Live, step: Step) -> None:
+        if not self._begin(live, step):
+            return
+        delay: float | None = None
+        failure: Exception | None = None
+        try:
+            delay = self._steps[step](live)
+        except Exception as error:
+            failure = error
+        self._done(live, step, delay, failure)
+
+    def _begin(self, live: Live, step: Step) -> bool:
+        """Whether `step` is to be done now; then nobody else works on this run until `_done`."""
         with self._lock:
             if live.busy:
                 # Whoever is at it looks again when done.
                 live.again = True
-                return
+                return False
             if next_step(live.run.state, live.run.wanted, live.ending_asked) is not step:
                 self._go_on(live)
-                return
+                return False
             live.busy = True
             live.again = False
-        delay: float | None = None
+            return True
+
+    def _done(self, live: Live, step: Step, delay: float | None, error: Exception | None) -> None:
+        """A step has come to its end, or to an error: what comes next, and when."""
         try:
-            delay = self._steps[step](live)
-            live.tries = 0
-        except Transient as error:
-            delay = backoff(live.tries)
-            live.tries += 1
-            log.warning("%s: %s is tried again in %.1f s: %s", live.run.name, step.value, delay, error)
-        except Refused as error:
-            log.warning("%s: %s: %s", live.run.name, step.value, error)
-            delay = self._refused(live, step, error)
-        except Exception:
-            # A fault of this program must neither lose the run nor hold it: it is tried again, slowly.
-            log.exception("%s: %s failed", live.run.name, step.value)
-            delay = backoff(live.tries + 4)
-            live.tries += 1
+            if error is None:
+                live.tries = 0
+            elif isinstance(error, Later):
+                delay = error.wait_s
+            elif isinstance(error, Transient):
+                delay = backoff(live.tries)
+                live.tries += 1
+                log.warning("%s: %s is tried again in %.1f s: %s", live.run.name, step.value, delay, error)
+            elif isinstance(error, Refused):
+                log.warning("%s: %s: %s", live.run.name, step.value, error)
+                delay = self._refused(live, step, error)
+            else:
+                # A fault of this program must neither lose the run nor hold it: it is tried again, slowly.
+                log.error("%s: %s failed", live.run.name, step.value, exc_info=error)
+                delay = backoff(live.tries + 4)
+                live.tries += 1
         finally:
-            with self._lock:
-                live.busy = False
-                again = live.again
-            self._go_on(live, 0.0 if again else delay or 0.0)
+            self._let_go(live, delay or 0.0)
+
+    def _let_go(self, live: Live, delay: float = 0.0) -> None:
+        with self._lock:
+            live.busy = False
+            again, news, live.news = live.again, live.news, None
+        if news is not None:
+            self._look_at([news])
+        self._go_on(live, 0.0 if again else delay)
 
     def _refused(self, live: Live, step: Step, error: Refused) -> float | None:
         """What a refusal means depends on whether Batch may have the job: what may be running is never given up."""
@@ -361,22 +388,66 @@ class Runs:
         log.info("%s: AWS Batch has it as %s", live.run.name, native_id)
         self._journal.update(live.run, state=RunState.SUBMITTED, native_id=native_id)
 
-    def _terminate(self, live: Live) -> None:
-        self._batch.terminate(live.run.native_id, "Removed by HTCondor")
-        log.info("%s: AWS Batch ends %s", live.run.name, live.run.native_id)
-        live.ending_asked = True
-        self._answer(live, None, Wanted.REMOVE)
+    def _end_soon(self, live: Live) -> None:
+        """Those that are to end while a call is under way are ended together by the next one."""
+        with self._lock:
+            self._to_end.append(live)
+        self._lanes[Step.TERMINATE].put(self._end_some)
+
+    def _end_some(self) -> None:
+        lives: list[Live] = []
+        while len(lives) < BULK:
+            with self._lock:
+                live = self._to_end.popleft() if self._to_end else None
+            if live is None:
+                break
+            if self._begin(live, Step.TERMINATE):
+                lives.append(live)
+        if not lives:
+            return
+        failed: dict[str, Exception] = {}
+        try:
+            rest = self._end_whole(lives) if len(lives) == BULK else lives
+            failed.update(self._batch.terminate_many([live.run.native_id for live in rest], "Removed by HTCondor"))
+        except Exception as error:
+            failed = dict.fromkeys((live.run.native_id for live in lives), error)
+        for live in lives:
+            native_id = live.run.native_id
+            trouble = failed.get(native_id)
+            if trouble is None:
+                log.info("%s: AWS Batch ends %s", live.run.name, native_id)
+                live.ending_asked = True
+                self._answer(live, None, Wanted.REMOVE)
+            self._done(live, Step.TERMINATE, None, trouble)
+
+    def _end_whole(self, lives: list[Live]) -> list[Live]:
+        """End arrays of which nothing is wanted any more by their parents: one call each. What is left of `lives`; the children
+        of such an array that wait for their turn join `lives`."""
+        with self._lock:
+            waiting = list(self._to_end)
+        ids = {live.run.native_id for live in (*lives, *waiting)}
+        ended = {parent for parent in {split(live.run.native_id)[0] for live in lives} if self._follower.whole(parent, ids)}
+        rest = [live for live in lives if split(live.run.native_id)[0] not in ended]
+        if ended:
+            theirs = [live for live in waiting if split(live.run.native_id)[0] in ended]
+            with self._lock:
+                self._to_end = collections.deque(live for live in self._to_end if split(live.run.native_id)[0] not in ended)
+            lives += (live for live in theirs if self._begin(live, Step.TERMINATE))
+            for parent in ended:
+                log.info("all of the array %s is ended", parent)
+                self._batch.terminate(parent, "Removed by HTCondor")
+        return rest
 
     def _cancel(self, live: Live) -> None:
         self._batch.cancel(live.run.native_id, "Held by HTCondor")
         live.ending_asked = True
 
     def _collect(self, live: Live) -> None:
-        run = live.run
-        if live.job is None:
-            for _, jobs in self._batch.describe([run.native_id]):
-                live.job = jobs.get(run.native_id)
-        job = live.job
+        run, job = live.run, live.job
+        if job is None or (not job.described and (job.status == "FAILED" or job.attempts)):
+            job = self._described(live)
+        if live.run.state is not RunState.COLLECTING:
+            return
         if job is not None and ended_by_somebody(job):
             self._finish(live, RunState.REMOVED, removed(job))
             return
@@ -389,8 +460,24 @@ class Runs:
                 live.job = None
                 self._journal.update(run, state=RunState.SUBMITTED, native_id=claimant, started=False)
                 return
+            if job is not None and not job.described:
+                # What a list or an event has told needs no proof where the result is there.
+                job = self._described(live)
+                if live.run.state is not RunState.COLLECTING:
+                    return
         report = decide(request, job, outcome)
         self._finish(live, RunState.COMPLETED if report.state is JobState.COMPLETED else RunState.HELD, report)
+
+    def _described(self, live: Live) -> BatchJob | None:
+        """What DescribeJobs says of a run that is said to have ended; if that is not so, it is followed again."""
+        run = live.run
+        job = next((jobs.get(run.native_id) for _, jobs in self._batch.describe([run.native_id])), None)
+        if job is not None and not job.over:
+            log.warning("%s: AWS Batch had it as ended, and it is %s: followed again", run.name, job.status)
+            self._follower.doubt(run.native_id)
+            self._journal.update(run, state=RunState.SUBMITTED)
+        live.job = job
+        return job
 
     def _drop(self, live: Live) -> None:
         self._finish(live, RunState.REMOVED, removed(live.job))
@@ -448,26 +535,17 @@ class Runs:
 
     # Following Batch
 
-    def _sweep_all(self) -> None:
-        adopted = forgot = time.monotonic()
-        tries = 0
-        while not self._stop.wait(self._poll_interval_s if tries == 0 else max(self._poll_interval_s, backoff(tries))):
+    def _adopt(self) -> None:
+        try:
+            self._take_over()
             now = time.monotonic()
-            try:
-                if now - adopted >= _ADOPT_EVERY_S:
-                    adopted = now
-                    self._take_over()
-                if now - forgot >= _FORGET_EVERY_S:
-                    forgot = now
-                    self._journal.forget(self._keep_runs_s)
-                self._sweep()
-                tries = 0
-            except (Transient, Refused) as error:
-                tries += 1
-                log.warning("AWS Batch could not be asked how the jobs stand: %s", error)
-            except Exception:
-                tries += 1
-                log.exception("following the jobs failed")
+            if now - self._forgot >= _FORGET_EVERY_S:
+                self._forgot = now
+                self._journal.forget(self._keep_runs_s)
+        except (Transient, Refused) as error:
+            log.warning("the runs of other GAHPs could not be looked for: %s", error)
+        finally:
+            self._adopting.put(self._adopt, _ADOPT_EVERY_S)
 
     def _take_over(self) -> None:
         """Adopt the runs of GAHPs that are no more; hear what other GAHPs of this user want of ours."""
@@ -493,17 +571,31 @@ class Runs:
         finally:
             self._cleaning.put(self._clean, _CLEAN_EVERY_S)
 
-    def _sweep(self) -> None:
-        with self._lock:
-            followed = {live.run.native_id: live for live in self._live.values() if live.run.state is RunState.SUBMITTED}
-        for asked, jobs in self._batch.describe(followed):
-            self._look_at((followed[native_id], native_id, jobs.get(native_id)) for native_id in asked)
+    @property
+    def follower(self) -> Follower:
+        """Where events about jobs are to be told."""
+        return self._follower
 
-    def _look_at(self, found: Iterable[tuple[Live, str, BatchJob | None]]) -> None:
-        for live, native_id, job in found:
+    def _sweep(self) -> None:
+        self._follower.round()
+
+    def _followed(self) -> Followed:
+        """What Batch is asked about."""
+        with self._lock:
+            self._by_id = {live.run.native_id: live for live in self._live.values() if live.run.state is RunState.SUBMITTED}
+            closely = {native_id for native_id, live in self._by_id.items() if live.run.wanted is Wanted.HOLD}
+            unwanted = {native_id for native_id, live in self._by_id.items() if live.run.wanted is Wanted.REMOVE}
+            return Followed({native_id: live.run.queue for native_id, live in self._by_id.items()}, closely, unwanted)
+
+    def _look_at(self, news: list[tuple[str, BatchJob | None]]) -> None:
+        for native_id, job in news:
             with self._lock:
+                live = self._by_id.get(native_id)
                 # What was asked before a hold and resume is no answer about the job that runs now.
-                if live.busy or live.run.state is not RunState.SUBMITTED or live.run.native_id != native_id:
+                if live is None or live.run.state is not RunState.SUBMITTED or live.run.native_id != native_id:
+                    continue
+                if live.busy:
+                    live.news = (native_id, job)
                     continue
                 self._take_in(live, job)
             self._go_on(live)
@@ -519,6 +611,9 @@ class Runs:
                 self._ended(live)
             return
         live.missing_since = 0.0
+        if job.attempts is None and live.job is not None and live.job.attempts:
+            # A row of a list does not say so.
+            job = dataclasses.replace(job, attempts=live.job.attempts, worker=live.job.worker)
         live.job = job
         if job.over:
             self._ended(live)
@@ -531,7 +626,7 @@ class Runs:
             self._answer(
                 live, Refused(f"The job {run.job_id} has started on AWS Batch and cannot be held there: remove it instead.")
             )
-        if job.status == "RUNNABLE" and job.status_reason.startswith(_NEVER_FITS) and run.wanted is Wanted.RUN and not live.busy:
+        if job.never_fits and run.wanted is Wanted.RUN and not live.busy:
             live.busy = True
             self._lanes[Step.TERMINATE].put(lambda: self._give_up(live, job))
 
@@ -545,9 +640,7 @@ class Runs:
         except (Transient, Refused) as error:
             log.warning("%s: cannot be ended: %s", live.run.name, error)
         finally:
-            with self._lock:
-                live.busy = False
-            self._go_on(live)
+            self._let_go(live)
 
     def _ended(self, live: Live) -> None:
         """The container is over, or Batch has forgotten it. Holds the lock."""

@@ -54,7 +54,7 @@ def decide(request: JobRequest, job: BatchJob | None, outcome: Outcome | None) -
         bytes_received=outcome.bytes_received,
         user_cpu_s=outcome.user_cpu_s,
         system_cpu_s=outcome.system_cpu_s,
-        restarts=max(0, job.attempts - 1) if job else None,
+        restarts=job.restarts if job else None,
         cpus=job.cpus if job else None,
         memory_mib=job.memory_mib if job else None,
         disk_kib=request.resources.disk_kib,

@@ -76,11 +76,21 @@ class _Lane:
 class Engine:
     """All jobs of the account. Every method may be called from any thread."""
 
-    def __init__(self, entities: Entities, launch: Launcher, weather: Weather, *, memory_mib: int) -> None:
+    def __init__(
+        self,
+        entities: Entities,
+        launch: Launcher,
+        weather: Weather,
+        *,
+        memory_mib: int,
+        notice: Callable[[Job], None] = lambda _: None,
+    ) -> None:
+        """`notice` is told of every change of a job's state, and must be quick."""
         self._entities = entities
         self._launch = launch
         self._weather = weather
         self._memory_mib = memory_mib
+        self._notice = notice
         self._lock = threading.RLock()
         self._work = threading.Condition(self._lock)
         self._due = self._stopped = False
@@ -256,6 +266,8 @@ class Engine:
         lane.misfits.pop(job.id, None)
         if status == "RUNNABLE":
             lane.runnable[job.id] = job
+        if before != status:
+            self._notice(job)
 
     def _finish(self, job: Job, status: str, reason: str) -> None:
         """End a job, and with it what hangs on it: its array, and the jobs that waited for it."""

@@ -36,6 +36,7 @@ from gahp.local.batch_api import BatchApi
 from gahp.local.container import GRACE_S, Containers, Host
 from gahp.local.engine import Engine
 from gahp.local.entities import Entities
+from gahp.local.events import Bus
 from gahp.local.front import Front, Wsgi
 from gahp.local.httpd import Server
 
@@ -121,7 +122,7 @@ def _assemble(server: Server, options: argparse.Namespace) -> Engine:
     host.prepare()
     moto: Wsgi = DomainDispatcherApplication(create_backend_app)
     entities, weather = Entities(), faults.Faults()
-    engine = Engine(entities, Containers(host), weather, memory_mib=options.memory)
+    engine = Engine(entities, Containers(host), weather, memory_mib=options.memory, notice=Bus().notice)
 
     def make_site() -> None:
         site.create(server.endpoint, access_key, secret_key, vcpus=options.vcpus)

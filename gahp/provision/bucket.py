@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from typing import Any
 
 from gahp.model import Refused, Transient
 from gahp.provision.aws import AlreadyThere, Aws, NotThere
 from gahp.provision.settings import PREFIX_TAG, Settings
 
 _DELETE_AT_ONCE = 1000
+# Days. Longer than the longest wait and the longest job together, blobs seven more (docs/reliability.md).
+_KEEP_RUNS, _KEEP_BLOBS, _KEEP_UPLOADS = 60, 67, 7
 
 
 def ensure(aws: Aws, settings: Settings) -> bool:
@@ -47,13 +50,28 @@ def _make(aws: Aws, settings: Settings) -> None:
 
 
 def _close_and_tag(aws: Aws, settings: Settings) -> None:
-    """Nothing in it is public, and it is ours: the tag comes last, and says that it is finished."""
+    """Nothing in it is public, what nobody cleans up expires, it is ours: the tag comes last, and says that it is finished."""
     name, thing = settings.bucket, f"the bucket {settings.bucket}"
     closed = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
     aws.change("s3", "PutPublicAccessBlock", thing, Bucket=name, PublicAccessBlockConfiguration=dict.fromkeys(closed, True))
+    rules = {"Rules": _rules(settings.key)}
+    aws.change("s3", "PutBucketLifecycleConfiguration", thing, Bucket=name, LifecycleConfiguration=rules)
     tags = [{"Key": PREFIX_TAG, "Value": settings.prefix}]
     aws.change("s3", "PutBucketTagging", thing, Bucket=name, Tagging={"TagSet": tags})
     aws.did(f"Created {thing}")
+
+
+def _rules(key: str) -> list[dict[str, Any]]:
+    """What becomes of the objects that a machine which is gone has left."""
+
+    def rule(name: str, below: str, **what: Any) -> dict[str, Any]:
+        return {"ID": name, "Status": "Enabled", "Filter": {"Prefix": below}, **what}
+
+    return [
+        rule("runs", f"{key}/runs/", Expiration={"Days": _KEEP_RUNS}),
+        rule("blobs", f"{key}/blobs/", Expiration={"Days": _KEEP_BLOBS}),
+        rule("unfinished-uploads", f"{key}/", AbortIncompleteMultipartUpload={"DaysAfterInitiation": _KEEP_UPLOADS}),
+    ]
 
 
 def _take_back(aws: Aws, name: str) -> None:

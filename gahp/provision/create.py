@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gahp.model import Refused
-from gahp.provision import bucket, documents, entities, network, roles
+from gahp.provision import bucket, documents, entities, events, network, roles
 from gahp.provision.aws import Aws, Clients, Report
 from gahp.provision.entities import Entity
 from gahp.provision.settings import Form, Kind, Settings, Value
@@ -34,6 +34,7 @@ class Created:
     s3_url: str
     region: str
     bucket_made: bool
+    events_url: str
     changes: int
 
 
@@ -46,22 +47,40 @@ class _Plan:
 
 
 def create(settings: Settings, clients: Clients, report: Report, *, pause: Callable[[float], None] | None = None) -> Created:
-    """Have everything that `settings` asks for. Raises Refused or Transient; then another call goes on where this one stopped."""
+    """Have everything that `settings` asks for. Raises Refused or Transient; then another call goes on where this one stopped.
+
+    What one entity is refused for does not keep the others from being made: all refusals are told together.
+    """
     plan = _read(settings)
     aws = Aws(clients, report, dry_run=settings.dry_run, **({"pause": pause} if pause else {}))
     _check_arns(plan, settings, aws)
     fresh_roles = _prepare(plan, settings, aws)
     found: dict[Kind, Entity] = {}
+    failed: list[str] = []
     for kind in (Kind.JOB_DEFINITION, Kind.COMPUTE_ENVIRONMENT, Kind.JOB_QUEUE):
-        if kind in plan.given:
-            found[kind] = _use(aws, plan.given[kind])
-        elif kind in plan.files:
-            request = plan.files[kind]
-            request.setdefault(kind.name_member, settings.name(kind))
-            if kind is Kind.JOB_QUEUE:
-                _fill_order(aws, settings, request, found.get(Kind.COMPUTE_ENVIRONMENT))
-            found[kind] = aws.persist(lambda kind=kind, request=request: _ensure(aws, settings, kind, request, fresh_roles))  # type: ignore[misc]
-    made = aws.persist(lambda: bucket.ensure(aws, settings))
+        try:
+            if kind in plan.given:
+                found[kind] = _use(aws, plan.given[kind])
+            elif kind in plan.files:
+                found[kind] = _from_file(aws, settings, plan, kind, found=found, fresh_roles=fresh_roles)
+        except Refused as error:
+            failed.append(str(error))
+    made, url = False, ""
+    try:
+        made = aws.persist(lambda: bucket.ensure(aws, settings))
+    except Refused as error:
+        failed.append(str(error))
+    queue = found.get(Kind.JOB_QUEUE)
+    try:
+        if settings.with_events and queue is not None:
+            url = aws.persist(lambda: events.ensure(aws, settings, queue.arn))
+        elif settings.with_events and not failed:
+            raise Refused("--with-events needs the job queue whose events are meant: give --job-queue.")
+    except Refused as error:
+        failed.append(str(error))
+    if failed:
+        rest = " The rest is there; run this again when that is mended." if found or made else ""
+        raise Refused(" ".join(failed) + rest)
     report.progress("")
     return Created(
         job_definition=found.get(Kind.JOB_DEFINITION),
@@ -71,8 +90,22 @@ def create(settings: Settings, clients: Clients, report: Report, *, pause: Calla
         s3_url=settings.s3_url,
         region=aws.region,
         bucket_made=made,
+        events_url=url,
         changes=aws.changes,
     )
+
+
+def _from_file(
+    aws: Aws, settings: Settings, plan: _Plan, kind: Kind, *, found: dict[Kind, Entity], fresh_roles: bool
+) -> Entity:
+    request = plan.files[kind]
+    request.setdefault(kind.name_member, settings.name(kind))
+    if kind is Kind.JOB_QUEUE:
+        environment = found.get(Kind.COMPUTE_ENVIRONMENT)
+        if environment is None and settings.compute_environment:
+            raise Refused(f"The job queue {request[kind.name_member]} waits for that compute environment.")
+        _fill_order(aws, settings, request, environment)
+    return aws.persist(lambda: _ensure(aws, settings, kind, request, fresh_roles))
 
 
 def _ensure(aws: Aws, settings: Settings, kind: Kind, request: dict[str, Any], fresh_roles: bool) -> Entity:

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Collection
 
 from gahp.model import Refused
-from gahp.provision import bucket, entities, roles
+from gahp.provision import bucket, entities, events, roles
 from gahp.provision.aws import Aws, Clients, Report
 from gahp.provision.bucket import Holding
 from gahp.provision.settings import Kind, Settings
@@ -29,6 +29,8 @@ class Survey:
     profiles: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
     jobs: int = 0
+    events_queue: str = ""
+    events_rule: str = ""
 
     @property
     def removes_bucket(self) -> bool:
@@ -43,6 +45,8 @@ class Survey:
         found += [f"the job definition {arn.rpartition('/')[2]}" for arn in self.job_definitions]
         if self.removes_bucket:
             found.append(f"the bucket {self.bucket_name} with {self.bucket.objects} objects")
+        found += [f"the rule {self.events_rule}"] if self.events_rule else []
+        found += [f"the events' queue {self.events_queue}"] if self.events_queue else []
         return found + [f"the instance profile {name}" for name in self.profiles] + [f"the role {name}" for name in self.roles]
 
     def kept(self) -> list[str]:
@@ -61,6 +65,7 @@ def survey(settings: Settings, clients: Clients, report: Report, *, pause: Calla
     ours = {kind: [found for found in entities.all_of(aws, kind) if entities.is_ours(settings, found)] for kind in Kind}
     queues = [str(found["jobQueueName"]) for found in ours[Kind.JOB_QUEUE]]
     profiles, named = roles.made(aws, settings)
+    events_queue, events_rule = events.look(aws, settings)
     return Survey(
         job_queues=tuple(queues),
         compute_environments=tuple(str(found["computeEnvironmentName"]) for found in ours[Kind.COMPUTE_ENVIRONMENT]),
@@ -70,6 +75,8 @@ def survey(settings: Settings, clients: Clients, report: Report, *, pause: Calla
         profiles=tuple(profiles),
         roles=tuple(named),
         jobs=sum(_unfinished(aws, queue) for queue in queues),
+        events_queue=events_queue,
+        events_rule=events_rule,
     )
 
 
@@ -103,6 +110,10 @@ def delete(
         step(name.partition(":")[0], f"the job definition {name}", lambda arn=arn: _deregister(aws, arn))  # type: ignore[misc]
     if found.removes_bucket:
         step(settings.bucket, f"the bucket {settings.bucket}", lambda: bucket.remove(aws, settings))
+    if rule := found.events_rule:
+        step(rule, f"the rule {rule}", lambda: events.remove_rule(aws, rule))
+    if queue := found.events_queue:
+        step(queue, f"the events' queue {queue}", lambda: events.remove_queue(aws, queue))
     for name in found.profiles:
         step(name, f"the instance profile {name}", lambda name=name: roles.remove_profile(aws, name))  # type: ignore[misc]
     for name in found.roles:

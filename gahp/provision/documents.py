@@ -65,7 +65,8 @@ def read(path: str, kind: Kind) -> Document:
     found = problems(shape_of(kind.operation), document)
     if found:
         more = f" (and {len(found) - _SHOWN} more)" if len(found) > _SHOWN else ""
-        raise Refused(f"{path}: {'; '.join(found[:_SHOWN])}{more}.")
+        text = f"{path}: {'; '.join(found[:_SHOWN])}{more}"
+        raise Refused(text if text.endswith("?") else f"{text}.")
     return dict(document)
 
 

@@ -29,9 +29,9 @@ def job_role(bucket: str, key: str, partition: str = "aws") -> Policy:
 
 
 def submit_host(
-    *, region: str, account: str, queue: str, definition: str, bucket: str, key: str, partition: str = "aws"
+    *, region: str, account: str, queue: str, definition: str, bucket: str, key: str, events: str, partition: str = "aws"
 ) -> Policy:
-    """What a user of the submit host may do: submit to one queue, watch, end jobs, carry sandboxes, read jobs' logs."""
+    """What a user of the submit host may do: submit to one queue, watch, end jobs, carry sandboxes, read logs and events."""
     batch = f"arn:{partition}:batch:{region}:{account}"
     jobs = [f"{batch}:job-queue/{queue}", f"{batch}:job-definition/{definition}", f"{batch}:job-definition/{definition}:*"]
     watch = ["ListJobs", "DescribeJobs", "DescribeJobQueues", "DescribeJobDefinitions", "DescribeComputeEnvironments"]
@@ -46,6 +46,10 @@ def submit_host(
             _allow(
                 ["logs:GetLogEvents", "logs:DescribeLogStreams"],
                 f"arn:{partition}:logs:{region}:{account}:log-group:/aws/batch/job:*",
+            ),
+            _allow(
+                ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"],
+                f"arn:{partition}:sqs:{region}:{account}:{events}",
             ),
         ]
     )
@@ -65,17 +69,22 @@ def administrator(region: str, account: str, prefix: str, bucket: str, partition
     ]
     more = ["DeleteJobQueue", "RegisterJobDefinition", "DeregisterJobDefinition", "TagResource"]
     buckets = ["CreateBucket", "ListBucket", "ListBucketVersions", "DeleteBucket", "GetBucketTagging", "PutBucketTagging"]
+    buckets += ["PutBucketPublicAccessBlock", "PutLifecycleConfiguration"]
     roles = ["GetRole", "CreateRole", "DeleteRole", "TagRole", "PutRolePolicy", "DeleteRolePolicy", "ListRolePolicies"]
     roles += ["ListAttachedRolePolicies", "DetachRolePolicy", "ListRoleTags", "GetInstanceProfile", "CreateInstanceProfile"]
     roles += ["TagInstanceProfile", "AddRoleToInstanceProfile", "RemoveRoleFromInstanceProfile", "DeleteInstanceProfile"]
     passed = ["batch.amazonaws.com", "ec2.amazonaws.com", "ecs-tasks.amazonaws.com", "spotfleet.amazonaws.com"]
     repositories = ["CreateRepository", "InitiateLayerUpload", "UploadLayerPart", "CompleteLayerUpload", "PutImage"]
     repositories += ["BatchCheckLayerAvailability", "BatchGetImage"]
+    queues = ["CreateQueue", "DeleteQueue", "GetQueueUrl", "GetQueueAttributes", "SetQueueAttributes"]
+    queues += ["ListQueueTags", "TagQueue"]
+    rules = ["PutRule", "DeleteRule", "DescribeRule", "PutTargets", "RemoveTargets", "ListTargetsByRule", "TagResource"]
+    rules += ["ListTagsForResource"]
     return _policy(
         [
             _allow([f"batch:Describe{name}" for name in described] + ["batch:ListJobs"], "*"),
             _allow([f"batch:{name}" for name in made + more], [*entities, f"{batch}:scheduling-policy/*"]),
-            _allow([*(f"s3:{name}" for name in buckets), "s3:PutBucketPublicAccessBlock"], f"arn:{partition}:s3:::{bucket}"),
+            _allow([f"s3:{name}" for name in buckets], f"arn:{partition}:s3:::{bucket}"),
             _allow(["s3:DeleteObject", "s3:DeleteObjectVersion"], f"arn:{partition}:s3:::{bucket}/*"),
             _allow(
                 [f"iam:{name}" for name in roles],
@@ -89,6 +98,8 @@ def administrator(region: str, account: str, prefix: str, bucket: str, partition
             },
             _allow(["ec2:DescribeVpcs", "ec2:DescribeSubnets", "ec2:DescribeSecurityGroups", "ecr:GetAuthorizationToken"], "*"),
             _allow([f"ecr:{name}" for name in repositories], f"arn:{partition}:ecr:{region}:{account}:repository/awsbatch/*"),
+            _allow([f"sqs:{name}" for name in queues], f"arn:{partition}:sqs:{region}:{account}:{prefix}-events"),
+            _allow([f"events:{name}" for name in rules], f"arn:{partition}:events:{region}:{account}:rule/{prefix}-events"),
         ]
     )
 

@@ -106,6 +106,7 @@ class Settings:
     s3: str = ""
     with_roles: bool = False
     default_vpc: bool = False
+    with_events: bool = False
     dry_run: bool = False
     wait_s: float = DEFAULT_WAIT_S
 
@@ -114,6 +115,8 @@ class Settings:
             raise Refused("No prefix is given: --prefix NAME is what all names begin with.")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", self.prefix):
             raise Refused(f"--prefix {self.prefix}: use up to 100 letters, digits, - and _, a letter or digit first.")
+        if not 0 <= self.wait_s < float("inf"):
+            raise Refused(f"--wait {self.wait_s:g}: give a number of seconds from 0 on.")
         if self.account and not re.fullmatch(r"[0-9]{12}", self.account):
             raise Refused(
                 f"The AWS account {self.account!r} is not a number of 12 digits: edit {PROPERTIES['account']} in the properties "

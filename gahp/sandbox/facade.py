@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import hashlib
+import logging
 import os
 import re
 import tempfile
@@ -22,7 +23,9 @@ from gahp.sandbox.outcome import Outcome
 from gahp.sandbox.place import Placement, Target
 from gahp.sandbox.result import Record
 from gahp.sandbox.store import MULTIPART, S3Client, Store
-from gahp.sandbox.tarstream import Member, Readable, damaged, members
+from gahp.sandbox.tarstream import DamagedResult, Member, Readable, damaged, members
+
+log = logging.getLogger(__name__)
 
 _RUN = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _IN_MEMORY = 1024 * 1024
@@ -93,8 +96,16 @@ class Sandbox:
     def collect(self, run: str, submission: int, request: JobRequest) -> Outcome | None:
         """Bring the output of a run back and say how it ended; None when it has no result yet.
 
-        Returns only when everything that came out is in its place, whole and on disk. May be repeated.
+        Returns only when everything that came out is in its place, whole and on disk. May be repeated. What arrives damaged is
+        fetched once more before it is believed.
         """
+        try:
+            return self._collect(run, submission, request)
+        except DamagedResult as error:
+            log.warning("%s: fetched once more: %s", run, error)
+            return self._collect(run, submission, request)
+
+    def _collect(self, run: str, submission: int, request: JobRequest) -> Outcome | None:
         key = f"{_key(run)}/{submission:d}"
         with self._store.reading(f"{key}/result") as found, tempfile.SpooledTemporaryFile(_IN_MEMORY) as copy:
             if found is None:

@@ -57,7 +57,8 @@ def walk(request: JobRequest) -> Inputs:
         if not entry:
             continue
         if names.is_url(entry):
-            found.add_url(SCRATCH + names.url_name(entry), entry)
+            url = names.plain_url(entry)
+            found.add_url(SCRATCH + names.url_name(url), url)
         else:
             _add_entry(found, os.path.join(request.iwd, entry))
     if request.transfer_executable:

@@ -17,6 +17,8 @@ DISCARD = ("", "/dev/null")
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _S3_OBJECT = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{1,254}/[^\x00-\x1f\x7f]*[^\x00-\x1f\x7f/]")
+# HTCondor's manual, on S3 URLs: s3://BUCKET.s3.REGION.amazonaws.com/KEY; and s3://HOST/KEY, whose key begins with the bucket.
+_S3_HOST = re.compile(r"(?:([a-z0-9][a-z0-9.-]*)\.)?s3[.-](?:[a-z0-9-]+\.)?amazonaws\.com(?:\.cn)?/", re.IGNORECASE)
 _USER_LOG = re.compile(rb"\d{3} \(\d+\.\d+\.\d+\) \S")
 _XML_LOG = re.compile(rb"""\s*(<\?xml[^>]*>\s*)?(<!DOCTYPE[^>]*>\s*)?(<classads>\s*)?<c>\s*<a n="(MyType|EventTypeNumber)">""")
 _JSON_LOG = re.compile(rb'\s*\{[^{}]*"EventTypeNumber"\s*:')
@@ -31,20 +33,35 @@ def is_user_log(start: bytes) -> bool:
     return any(form.match(start) for form in (_USER_LOG, _XML_LOG, _JSON_LOG))
 
 
+def plain_url(url: str) -> str:
+    """An S3 URL as s3://BUCKET/KEY, also if it was written in HTCondor's other form, with a host of AWS; any other as it is."""
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() != "s3":
+        return url
+    host = _S3_HOST.match(rest)
+    if host is not None:
+        rest = (f"{host[1]}/" if host[1] else "") + rest[host.end() :]
+    return f"s3://{rest}"
+
+
 def url_name(url: str) -> str:
-    """The file that a URL of TransferInput becomes: the last part of its path; percent-decoded for http, not for s3."""
-    if re.search(r"[\x00-\x20\x7f]", url):
+    """The file that a URL of TransferInput becomes: the last part of its path; percent-decoded for http, not for s3, whose keys
+    are written as they are, blanks included."""
+    if re.search(r"[\x00-\x1f\x7f]", url) or (" " in url and not url.startswith("s3://")):
         raise Refused(f"The input URL {url} has a space or control character in it: write it percent-encoded.")
     scheme = url.partition(":")[0].lower()
     if scheme == "s3":
         if not _S3_OBJECT.fullmatch(url):
             raise Refused(f"The input URL {url} names no S3 object: write s3://BUCKET/KEY, with no slash at the end.")
-        return url.rpartition("/")[2]
+        return _file_name(url, url.rpartition("/")[2])
     if scheme not in ("http", "https"):
         raise Refused(f"The input URL {url} cannot be fetched: only http, https and s3 URLs can; transfer the file itself.")
     raw = urlsplit(url).path.rpartition("/")[2]
     decoded = to_text(unquote_to_bytes(to_bytes(raw)))
-    name = raw if "/" in decoded or "\0" in decoded else decoded
+    return _file_name(url, raw if "/" in decoded or "\0" in decoded else decoded)
+
+
+def _file_name(url: str, name: str) -> str:
     if name in ("", ".", ".."):
         raise Refused(f"The input URL {url} has no file name at its end: name one file.")
     return name
@@ -89,10 +106,10 @@ def landing(output: str, name: str) -> str | None:
 
 
 def rules(remaps: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Remaps by source name; of two for one name the first counts, as in HTCondor."""
+    """Remaps by source name, S3 URLs in one form; of two for one name the first counts, as in HTCondor."""
     found: dict[str, str] = {}
     for source, target in remaps:
-        found.setdefault(posixpath.normpath(source), target)
+        found.setdefault(posixpath.normpath(source), plain_url(target))
     return found
 
 

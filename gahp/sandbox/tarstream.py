@@ -66,8 +66,12 @@ def members(stream: Readable) -> Iterator[Member]:
         member.skip()
 
 
-def damaged(what: str) -> Refused:
-    return Refused(f"The job's result is damaged: {what}. Release the job to run it again.")
+class DamagedResult(Refused):
+    """A result, or what belongs to it, is not as a runner writes it: by then, or only as it arrived here."""
+
+
+def damaged(what: str) -> DamagedResult:
+    return DamagedResult(f"The job's result is damaged: {what}. Release the job to run it again.")
 
 
 def _exactly(stream: Readable, amount: int) -> bytes:

@@ -3,6 +3,8 @@
     DIE_AT   the point, such as "SubmitJob after"; empty: it lives
     DIE_PASS at which passing of it, from 1
     TRACE    a file that gets a line for each point passed
+    DROP     a journal write, such as "write STAGED", that never gets to the disk although the program believes it did: a mutant,
+             which must not go unnoticed (see mutate.py)
 
 The program itself knows nothing of this: its methods are wrapped here, and then its own `main` is called.
 """
@@ -24,6 +26,7 @@ from gahp.journal import Journal
 from gahp.sandbox import place
 
 AT, PASS, TRACE = os.environ.get("DIE_AT", ""), int(os.environ.get("DIE_PASS", "1")), os.environ.get("TRACE", "")
+DROP = os.environ.get("DROP", "")
 _lock = threading.Lock()
 _passed = 0
 
@@ -58,21 +61,31 @@ def around(function: Callable[..., Any], names: Callable[..., Iterable[str]]) ->
 
 
 def written(_: Journal, group: Iterable[Any]) -> Iterable[str]:
-    for write in group:
-        verb, values = write.sql.split()[0], write.values
-        if verb == "INSERT":
-            yield "write new run"
-        elif "state" in values:
-            yield f"write {values['state']}"
-        elif "wanted" in values:
-            yield f"write wanted {values['wanted']}"
-        elif "dead" in values:
-            yield "write adoption"
-        else:
-            yield "write " + " ".join(sorted(values.keys() - {"name", "changed"}))
+    return map(name_of, group)
+
+
+def name_of(write: Any) -> str:
+    """What a journal write is about."""
+    verb, values = write.sql.split()[0], write.values
+    if verb == "INSERT":
+        return "write new run"
+    if "state" in values:
+        return f"write {values['state']}"
+    if "wanted" in values:
+        return f"write wanted {values['wanted']}"
+    if "dead" in values:
+        return "write adoption"
+    return "write " + " ".join(sorted(values.keys() - {"name", "changed"}))
+
+
+def forgetful(transact: Callable[..., None]) -> Callable[..., None]:
+    """A `_transact` that leaves out what DROP names."""
+    return lambda journal, group: transact(journal, [write for write in group if name_of(write) != DROP])
 
 
 def main() -> int:
+    if DROP:
+        Journal._transact = forgetful(Journal._transact)
     Journal._transact = around(Journal._transact, written)
     calls = botocore.client.BaseClient
     calls._make_api_call = around(calls._make_api_call, lambda client, name, parameters: [name])

@@ -43,11 +43,13 @@ class Job:
     """One job of the user's, and what the gridmanager knows of it.
 
     `fate`: what the user does: nothing (""), "remove", "hold" (and release); "suspend" is BLAH_JOB_HOLD and RESUME by another
-    client; "vanish" has its host go away.
+    client; "vanish" has its host go away. The user acts `act_after_s` seconds after the first STATUS; without that number, when
+    a STATUS has told that Batch has the job.
     """
 
-    def __init__(self, home: Path, number: int, fate: str = "", sleep_s: float = 0.1, act_after_s: float = 0.0) -> None:
+    def __init__(self, home: Path, number: int, fate: str = "", sleep_s: float = 0.1, act_after_s: float | None = None) -> None:
         self.number, self.fate, self.act_after_s, self.sleep_s = number, fate, act_after_s, sleep_s
+        self.in_batch = False
         self.directory = home / f"job{number}"
         self.directory.mkdir(parents=True)
         self.ran = self.directory / "ran"
@@ -238,7 +240,8 @@ class Gridmanager:
         if now < job.saved_at:
             return ""
         job.first_seen = job.first_seen or now
-        if job.fate and not job.acted and now - job.first_seen >= job.act_after_s:
+        due = job.in_batch if job.act_after_s is None else now - job.first_seen >= job.act_after_s
+        if job.fate and not job.acted and due:
             if job.fate in ("remove", "hold"):
                 return "BLAH_JOB_CANCEL"
             if job.fate == "suspend":
@@ -270,12 +273,18 @@ class Gridmanager:
             job.acted = code == "0" or "is not held" in message
         elif code != "0":
             job.ended = f"STATUS: {message}"
-        elif values[0] == "4":
-            ad = classad2.ClassAd(values[1])
+        else:
+            self._stands(job, *values)
+
+    @staticmethod
+    def _stands(job: Job, state: str, text: str) -> None:
+        job.in_batch = job.in_batch or "AwsJobId" in text
+        if state == "4":
+            ad = classad2.ClassAd(text)
             right = job.complete() and ad.get("ExitCode") == job.exit_code
-            job.ended = "completed" if right else f"completed without its output, or with a wrong exit: {values[1]}"
-        elif values[0] in ("3", "5") and not (job.fate == "suspend" and not job.acted):
-            job.ended = f"state {values[0]}: {values[1]}"
+            job.ended = "completed" if right else f"completed without its output, or with a wrong exit: {text}"
+        elif state in ("3", "5") and not (job.fate == "suspend" and not job.acted):
+            job.ended = f"state {state}: {text}"
 
     def _submitted(self, job: Job, code: str, message: str, job_id: str) -> None:
         if code != "0":

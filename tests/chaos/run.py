@@ -1,6 +1,7 @@
 """Many jobs, an AWS full of faults, and GAHPs that are killed all the time; then the account.
 
     python tests/chaos/run.py --jobs 2000 --kills 500 --seed 1
+    python tests/chaos/run.py --submits 200        # the other measure: 5 % of SubmitJob's replies are lost, and nothing else
 
 Half of the deaths come at a random moment, half at a random crash point. The fates of the jobs, the kills and the faults follow
 from the seed; how threads and processes interleave does not, so that a seed repeats the plan and not the very run. Ends with 1
@@ -52,7 +53,7 @@ def chaos(
         for number, fate in enumerate(fates)
     ]
     for job in all_jobs:
-        job.not_before = int(0.9 * kills * job.number / jobs)  # so that the deaths are spread over all jobs
+        job.not_before = kills * job.number // jobs  # so that the deaths are spread over all jobs, to the last
     gridmanager = Gridmanager(aws, home, all_jobs, seed=seed, save_s=0.5)
     began, until = time.monotonic(), time.monotonic() + limit_s
     set_faults(aws, seed)
@@ -68,6 +69,22 @@ def chaos(
     gridmanager.run(limit_s=until - time.monotonic())
     aws.faults.clear()
     return account(aws, gridmanager, seconds=time.monotonic() - began)
+
+
+def lost_replies(aws: LocalAws, home: Path, *, submits: int, seed: int, limit_s: float) -> dict[str, int]:
+    """So many submits, while 5 % of SubmitJob's replies are lost; how many Batch jobs they became."""
+    aws.faults.stuck()
+    aws.faults.seed(seed)
+    aws.faults.lose_reply("SubmitJob", probability=0.05)
+    gridmanager = Gridmanager(aws, home, [Job(home, number) for number in range(submits)], submit_only=True)
+    gridmanager.run(limit_s=limit_s)
+    with gridmanager.one_more():
+        until = time.monotonic() + limit_s
+        while len(batch_jobs(aws)) < submits and time.monotonic() < until:
+            time.sleep(0.2)
+        time.sleep(2)  # time for one too many
+    lost = sum(request["outcome"] == "lost" for request in aws.requests())
+    return {"submits": submits, "SubmitJob replies lost": lost, "Batch jobs made": len(batch_jobs(aws))}
 
 
 def account(aws: LocalAws, gridmanager: Gridmanager, seconds: float) -> dict[str, object]:
@@ -105,10 +122,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--life", type=float, default=1.0, help="seconds that a GAHP lives in the mean")
     parser.add_argument("--limit", type=float, default=7200, help="seconds after which it is given up")
+    parser.add_argument("--submits", type=int, default=0, help="measure lost replies of so many submits instead")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gahp-chaos-", ignore_cleanup_errors=True) as name:
         home = Path(name)
         with LocalAws(home / "aws", vcpus=32, memory_mib=64 * 1024, time_scale=0.05) as aws:
+            if options.submits:
+                counted = lost_replies(aws, home, submits=options.submits, seed=options.seed, limit_s=options.limit)
+                for what, count in counted.items():
+                    print(f"{what:65} {count}")
+                return int(counted["Batch jobs made"] != options.submits)
             size = {"jobs": options.jobs, "kills": options.kills, "seed": options.seed}
             result = chaos(aws, home, **size, live_s=options.life, limit_s=options.limit, say=True)
     problems = result.pop("problems")

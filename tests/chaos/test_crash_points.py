@@ -4,6 +4,7 @@ In each case exactly one Batch job is made for each submission, the program runs
 running.
 """
 
+import contextlib
 import sqlite3
 import time
 from collections import Counter
@@ -48,20 +49,28 @@ def parse(point):
     return f"{' '.join(words)} {side}", number
 
 
-def live_through(aws, home, number, fate, points):
-    """One job of that fate under GAHPs that die at `points`; all that went wrong."""
+WRITES = sorted({parse(point)[0].rpartition(" ")[0] for _, points in CASES for point in points if point.startswith("write ")})
+
+def live_through(aws, home, number, fate, points, drop="", limit_s=60):
+    """One job of that fate under GAHPs that die at `points`; all that went wrong. `drop`: a journal write that is left out."""
     if fate == "suspend":
         aws.faults.stuck(name=f"{number}-0-" + "?" * 16)  # the first submission only
-    job = Job(home, number, fate, sleep_s=30 if fate == "remove" else 3 if fate == "hold" else 0.1, act_after_s=0.3)
+    job = Job(home, number, fate, sleep_s=30 if fate == "remove" else 3 if fate == "hold" else 0.1)
     gridmanager = Gridmanager(aws, home, [job])
-    gridmanager.run([parse(point) for point in points], limit_s=60)
+    gridmanager.environment["DROP"] = drop
+    until, problems = time.monotonic() + limit_s, []
+    for point in points:
+        before = table(home)
+        gridmanager.serve_until_death(until, *parse(point))
+        problems += unwritten(before, table(home), point)
+    gridmanager.run(limit_s=until - time.monotonic())
     runs = {job_id.rpartition("/")[2] for job_id in job.ids}
     names = {name for run in runs for name in (run, f"{run}-1")}
     with gridmanager.one_more():  # what was asked for and not done yet is done by the next one
         left = unfinished(aws, names)
         states = journal_states(home / "state" / "journal.sqlite", runs)
     rows = [row for row in batch_jobs(aws) if row["jobName"].startswith(f"{number}-0-")]
-    problems = job.wrong()
+    problems += job.wrong()
     if len(states) != len(runs) or not set(states) <= {"COMPLETED", "REMOVED", "HELD"}:
         problems.append(f"the journal knows {len(states)} of {len(runs)} runs, as {states}")
     problems += [f"a Batch job of no run: {row['jobName']}" for row in rows if row["jobName"] not in names]
@@ -69,6 +78,34 @@ def live_through(aws, home, number, fate, points):
     if gridmanager.deaths != len(points):
         problems.append(f"died {gridmanager.deaths} times instead of {len(points)}: the point was not passed")
     return problems
+
+
+def table(home):
+    """The journal as it lies on the disk: state, wanted, started, confirmed, owner of each run, by name."""
+    path = home / "state" / "journal.sqlite"
+    if not path.exists():
+        return {}
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT name, state, wanted, started, confirmed, owner FROM runs")
+        return {name: dict(zip(("state", "wanted", "started", "confirmed", "owner"), row, strict=True)) for name, *row in rows}
+
+
+def unwritten(before, after, point):
+    """What the disk must hold because the GAHP died behind that write, and does not."""
+    if not point.startswith("write ") or point.endswith(" before"):
+        return []
+    what = point.removeprefix("write ").removesuffix(" after").removesuffix(" 2")
+    if what == "new run":
+        there = len(after) > len(before)
+    elif what == "adoption":
+        there = any(after[name]["owner"] != row["owner"] for name, row in before.items())
+    elif what.startswith("wanted "):
+        there = any(row["wanted"] == what.removeprefix("wanted ") for row in after.values())
+    elif what.isupper():
+        there = any(row["state"] == what for row in after.values())
+    else:
+        there = any(row[what] for row in after.values())
+    return [] if there else [f"{point}: it is not in the journal: {after}"]
 
 
 def journal_states(path, runs):
@@ -100,7 +137,7 @@ def test_every_point_that_is_passed_has_its_case(chaos_aws, tmp_path):
             chaos_aws.faults.stuck(name=f"{number}-0-" + "?" * 16)
         home = tmp_path / str(number)
         home.mkdir()
-        job = Job(home, number, fate, sleep_s=30 if fate == "remove" else 0.1, act_after_s=0.3)
+        job = Job(home, number, fate, sleep_s=30 if fate == "remove" else 0.1)
         gridmanager = Gridmanager(chaos_aws, home, [job])
         gridmanager.environment["TRACE"] = str(home / "trace")
         gridmanager.run(limit_s=60)

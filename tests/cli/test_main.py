@@ -76,3 +76,11 @@ def test_a_reader_that_goes_away_leaves_no_traceback():
     )  # fmt: skip
     assert ran.stdout.startswith("| knob |")
     assert ran.stderr == ""
+
+
+def test_closed_standard_streams_leave_no_traceback():
+    ran = subprocess.run(
+        f"'{PROGRAM}' doctor --no-probe 1>&-; '{PROGRAM}' config 1>&- 2>&-", shell=True,
+        env={"PATH": "/usr/bin:/bin", "CONDOR_CONFIG": "ONLY_ENV"}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (1, "")

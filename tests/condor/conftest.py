@@ -15,6 +15,7 @@ import pytest
 from gahp.local import LocalAws
 from tests.condor import pool as pools
 from tests.condor.gate import Gate
+from tests.condor.guard import guarded
 from tests.condor.jobs import KNOBS, Case, Job, Site, no_pool_is_told
 
 # Jobs that only sleep hold a place each, so there are more places than the machine has cores.
@@ -54,7 +55,7 @@ def site(suite: str, prefix: Path):
     folder.chmod(0o755)
     pool = pools.Pool(prefix, folder / "pool")
     try:
-        with LocalAws(folder / "aws", vcpus=VCPUS, time_scale=0.05, grace_s=25) as aws:
+        with guarded(pool, folder), LocalAws(folder / "aws", vcpus=VCPUS, time_scale=0.05, grace_s=25) as aws:
             environment = aws.environment()
             gate = Gate(urllib.parse.urlsplit(aws.endpoint).port)
             pool.prepare()

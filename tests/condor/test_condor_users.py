@@ -10,6 +10,7 @@ import pytest
 
 from gahp.local import LocalAws
 from tests.condor import pool as pools
+from tests.condor.guard import guarded
 from tests.condor.jobs import GRID, KNOBS, TERMINATED, no_pool_is_told, read_log, until
 
 # Accounts that every Debian has and nobody uses.
@@ -30,7 +31,7 @@ def shared_pool(prefix):
     try:
         with no_pool_is_told():
             pool = pools.Pool(prefix, folder / "pool", users)
-        with LocalAws(folder / "one") as one, LocalAws(folder / "two") as two:
+        with guarded(pool, folder), LocalAws(folder / "one") as one, LocalAws(folder / "two") as two:
             pool.prepare()
             for user, aws in zip(users, (one, two), strict=True):
                 pool.credentials(aws.environment(), user, endpoint_url=aws.endpoint)

@@ -68,5 +68,5 @@ def test_after_ctrl_c_nothing_is_left_either(account_there):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0 and "KeyboardInterrupt" in output
+    assert process.returncode != 0 and "KeyboardInterrupt" in output, output
     assert left(account_there) == []

@@ -130,6 +130,11 @@ class FakeBatch:
             self.set(job_id, "FAILED", terminated=True)
         self.world.point()
 
+    def terminate_many(self, ids, reason):
+        for job_id in ids:
+            self.terminate(job_id, reason)
+        return {}
+
     def cancel(self, job_id, reason):
         self.world.point()
         if self.jobs[job_id][3].status == "RUNNABLE":

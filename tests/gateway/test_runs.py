@@ -58,6 +58,11 @@ class FakeBatch:
         self._called("terminate", job_id)
         self.set(job_id, status="FAILED", terminated=True)
 
+    def terminate_many(self, ids, reason):
+        for job_id in ids:
+            self.terminate(job_id, reason)
+        return {}
+
     def cancel(self, job_id, reason):
         self._called("cancel", job_id)
 
@@ -425,3 +430,112 @@ def test_a_rebuilt_run_is_left_alone_until_it_is_spoken_of(world):
     world.runs.want("1-0-a", Wanted.REMOVE).add_done_callback(lambda done: None)
     world.until(lambda: run.state is RunState.REMOVED)
     assert world.batch.count("submit") == 1
+
+
+def test_hundreds_of_removals_go_together_and_a_refused_one_keeps_no_other_back(world):
+    many = [world.add(name=f"r{n}") for n in range(300)]
+    world.until(lambda: all(run.state is RunState.SUBMITTED for run in many))
+    sizes, end = [], world.batch.terminate_many
+
+    def terminate_many(ids, reason):
+        sizes.append(len(ids))
+        time.sleep(0.02)  # while others come
+        if "id-r7" in ids and len(sizes) < 20:
+            rest = [native_id for native_id in ids if native_id != "id-r7"]
+            return {**end(rest, reason), "id-r7": Refused("not this one")}
+        return end(ids, reason)
+
+    world.batch.terminate_many = terminate_many
+    futures = [world.runs.want(run.name, Wanted.REMOVE) for run in many]
+    with pytest.raises(Refused, match="not this one"):
+        futures.pop(7).result(20)
+    for future in futures:
+        future.result(20)
+    world.until(lambda: all(run.state is RunState.REMOVED for run in many if run.name != "r7"))
+    assert max(sizes) == 50
+
+
+def array_of(world, size):
+    """Runs that are the children of one array, as a GAHP finds them that takes them over."""
+    states = {f"p:{index}": "RUNNING" for index in range(size)}
+
+    def describe(ids):
+        found = {i: BatchJob(i, "", states[i], terminated=states[i] == "FAILED") for i in ids if i in states}
+        if "p" in ids:
+            counts = {status: sum(state == status for state in states.values()) for status in ("RUNNING", "FAILED", "SUCCEEDED")}
+            found["p"] = BatchJob("p", "", "PENDING", size=size, counts=counts)
+        yield list(ids), found
+
+    def terminate(job_id, reason):
+        world.batch.calls.append(("terminate", job_id))
+        for child in states if job_id == "p" else [job_id]:
+            states[child] = "FAILED"
+
+    def children(parent, status, token):
+        return [BatchJob(i, "", status, attempts=None, described=False) for i, state in states.items() if state == status], ""
+
+    world.batch.describe, world.batch.terminate, world.batch.children = describe, terminate, children
+    runs = []
+    for index in range(size):
+        run = Run(name=f"c{index}", directory=f"c{index}", digest="", generation=0, queue="q", created=1.0)
+        run.state, run.native_id = RunState.SUBMITTED, f"p:{index}"
+        world.journal.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
+        runs.append(run)
+    for run in runs:
+        world.runs.add(run)
+    world.until(lambda: all(run.started for run in runs))
+    return runs
+
+
+def test_an_array_of_which_nothing_is_wanted_is_ended_by_its_parent(world):
+    runs = array_of(world, 200)
+    end_some = world.runs._end_some
+    world.runs._end_some = lambda: None  # as if the limiter had no room meanwhile
+    futures = [world.runs.want(run.name, Wanted.REMOVE) for run in runs]
+    world.until(lambda: len(world.runs._to_end) == 200)
+    end_some()
+    for future in futures:
+        future.result(20)
+    world.until(lambda: all(run.state is RunState.REMOVED for run in runs))
+    assert [call for call in world.batch.calls if call[0] == "terminate"] == [("terminate", "p")]
+
+
+def test_an_array_of_which_one_child_is_wanted_is_never_ended_by_its_parent(world):
+    *runs, kept = array_of(world, 200)
+    for future in [world.runs.want(run.name, Wanted.REMOVE) for run in runs]:
+        future.result(20)
+    world.until(lambda: all(run.state is RunState.REMOVED for run in runs))
+    assert ("terminate", "p") not in world.batch.calls
+    assert world.batch.count("terminate") == 199
+    assert kept.state is RunState.SUBMITTED
+
+
+def test_an_end_that_an_event_tells_is_collected_at_once_and_a_false_one_is_not_believed(world):
+    world.sandbox.outcome = None
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.batch.set("id-1-0-a", status="RUNNING", started=5.0)
+    world.until(lambda: run.started)
+    early = BatchJob("id-1-0-a", "", "SUCCEEDED", attempts=None, described=False)
+    assert world.runs.follower.hear(early)
+    world.until(lambda: world.sandbox.collected == 1)
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.sandbox.outcome = Outcome(exit_code=0)
+    world.batch.set("id-1-0-a", status="SUCCEEDED", started=5.0)
+    world.until(lambda: run.state is RunState.COMPLETED)
+    assert not world.runs.follower.hear(BatchJob("somebody else's", "", "SUCCEEDED", described=False))
+    world.until(lambda: world.runs.follower.hear(early))  # late, and known for ours
+    assert run.state is RunState.COMPLETED
+
+
+def test_news_that_come_while_a_step_is_under_way_are_not_lost(world):
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.batch.set("id-1-0-a", status="RUNNING", started=5.0)
+    world.until(lambda: run.started)
+    live = world.runs._live[run.name]
+    live.busy = True
+    world.runs._look_at([("id-1-0-a", BatchJob("id-1-0-a", "", "SUCCEEDED", started=5.0))])
+    assert run.state is RunState.SUBMITTED
+    world.runs._let_go(live)
+    world.until(lambda: run.state is RunState.COMPLETED)

@@ -1,11 +1,18 @@
 """What survives: a GAHP that is killed at any moment, replayed submits, two GAHPs at once, and an AWS that misbehaves."""
 
+import contextlib
+import re
+import sqlite3
+import sys
 import time
 import uuid
 
+import psutil
 import pytest
 
+from gahp.cli.client import Client
 from gahp.model import JobState
+from tests.integration.conftest import submit_ad
 
 
 def key():
@@ -279,3 +286,73 @@ def test_a_second_copy_ends_without_running_and_a_retried_attempt_takes_the_clai
     assert gahp.finish(job_id)[0] == JobState.COMPLETED
     assert (tmp_path / "ran").read_text() == "1\n2\n"
     assert (tmp_path / "o").read_text() == "done\n"
+
+
+OUT_OF_MEMORY = """
+import sys
+from gahp import server
+from gahp.journal import Journal
+transact = Journal._transact
+def fail(journal, group):
+    if any(write.values.get("state") == "SUBMITTED" for write in group):
+        raise MemoryError
+    transact(journal, group)
+Journal._transact = fail
+sys.argv[1:] = []
+server.main()
+"""
+
+
+def test_a_gahp_whose_memory_runs_out_ends_and_the_next_goes_on(gahp, start, script, jobs_of, tmp_path):
+    cmd = script('echo ran >> "$1/ran"')
+    with Client([sys.executable, "-c", OUT_OF_MEMORY], gahp.environment) as poor:
+        gahp.kill()
+        answer = poor.perform("BLAH_JOB_SUBMIT", submit_ad(tmp_path, Cmd=cmd, Arguments=str(tmp_path)))
+        assert poor.process.wait(60) == 1
+    assert "MemoryError" in gahp.log()
+    state, _ = start().finish(answer[2])
+    assert state == JobState.COMPLETED
+    assert len(jobs_of(answer[2])) == 1
+    assert (tmp_path / "ran").read_text() == "ran\n"
+
+
+def test_a_full_disk_shows_in_blah_ping_and_a_submit_waits_for_it_and_is_done_once(gahp, script, jobs_of, tmp_path):
+    cmd = script('echo ran >> "$1/ran"')
+    process = psutil.Process(gahp.process.pid)
+    gahp.run()  # it is up and has a journal; not by a BLAH_PING, whose good answer would be kept for a while
+    process.rlimit(psutil.RLIMIT_FSIZE, (1, psutil.RLIM_INFINITY))
+    submit = gahp.request("BLAH_JOB_SUBMIT", submit_ad(tmp_path, Cmd=cmd, Arguments=str(tmp_path)))
+    until = time.monotonic() + 60
+    while (answer := gahp.perform("BLAH_PING", "awsbatch"))[0] == "0" and time.monotonic() < until:
+        time.sleep(0.2)
+    assert answer[0] != "0"
+    assert re.fullmatch(r"The journal \S+/journal\.sqlite cannot be written: .*\. See AWSBATCH_STATE_DIR\.", answer[1])
+    process.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
+    answers = {}
+    while submit not in answers and time.monotonic() < until:
+        answers.update((outcome.request_id, outcome.tokens) for outcome in gahp.results(1.0))
+    code, message, job_id = answers[submit]
+    assert (code, gahp.finish(job_id)[0], len(jobs_of(job_id))) == ("0", JobState.COMPLETED, 1), message
+    assert (tmp_path / "ran").read_text() == "ran\n"
+
+
+@pytest.mark.parametrize(
+    ("version", "sentence"),
+    [
+        (99, "it was written by a newer version (schema 99, this program knows"),
+        (None, "File exists"),  # a file where the directory should be
+    ],
+)
+def test_a_journal_that_cannot_be_used_shows_in_blah_ping_and_is_left_alone(start, tmp_path, version, sentence):
+    state = tmp_path / "state"
+    if version:
+        state.mkdir()
+        with contextlib.closing(sqlite3.connect(state / "journal.sqlite")) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA user_version = {version}")
+    else:
+        state.write_text("a file")
+    before = state.is_file() or (state / "journal.sqlite").read_bytes()
+    code, message, *_ = start().perform("BLAH_PING", "awsbatch")
+    assert code != "0" and sentence in message and "AWSBATCH_STATE_DIR" in message
+    assert before == (state.is_file() or (state / "journal.sqlite").read_bytes())

@@ -53,7 +53,7 @@ def test_the_properties_sample_needs_its_account(tmp_path):
 def test_the_iam_files_are_what_create_puts_into_iam():
     site = {"region": "REGION", "account": "ACCOUNT", "bucket": "BUCKET"}
     expected = {
-        "submit-host": policies.submit_host(**site, queue="QUEUE", definition="DEFINITION", key="KEY"),
+        "submit-host": policies.submit_host(**site, queue="QUEUE", definition="DEFINITION", key="KEY", events="PREFIX-events"),
         "administrator": policies.administrator(**site, prefix="PREFIX"),
         "job-role": policies.job_role("BUCKET", "KEY"),
         "service-role": policies.service_role(),

@@ -37,6 +37,14 @@ def test_everything_that_is_made_carries_the_prefix_as_a_tag(bench):
         assert tags == [{"Key": PREFIX_TAG, "Value": bench.prefix}]
 
 
+def test_what_a_dead_machine_leaves_in_the_bucket_expires_below_its_own_prefix(bench):
+    bench.create()
+    rules = bench.clients("s3").get_bucket_lifecycle_configuration(Bucket=f"{bench.prefix}-bucket")["Rules"]
+    expiring = {rule["Filter"]["Prefix"]: rule["Expiration"]["Days"] for rule in rules if "Expiration" in rule}
+    assert expiring == {f"{bench.prefix}/runs/": 60, f"{bench.prefix}/blobs/": 67}
+    assert [rule["Filter"]["Prefix"] for rule in rules if "AbortIncompleteMultipartUpload" in rule] == [f"{bench.prefix}/"]
+
+
 def test_a_second_run_changes_nothing_and_says_so(bench):
     bench.create()
     again = bench.create()
@@ -141,17 +149,18 @@ def test_the_default_network_is_filled_in_when_asked_for(bench):
 def test_a_dry_run_prints_the_calls_and_makes_none(bench):
     made = bench.create(dry_run=True)
     names = [call.split()[0] for call in bench.said.calls]
-    assert names[-6:] == [
+    assert names[-7:] == [
         "batch:RegisterJobDefinition",
         "batch:CreateComputeEnvironment",
         "batch:CreateJobQueue",
         "s3:CreateBucket",
         "s3:PutPublicAccessBlock",
+        "s3:PutBucketLifecycleConfiguration",
         "s3:PutBucketTagging",
     ]
     assert made.changes == len(names)
     assert bench.survey().lines() == []
-    arns = json.loads(bench.said.calls[-4].partition(" ")[2])["computeEnvironmentOrder"]
+    arns = json.loads(bench.said.calls[-5].partition(" ")[2])["computeEnvironmentOrder"]
     bench.create()
     assert bench.queue()["computeEnvironmentOrder"] == arns
 
@@ -251,6 +260,16 @@ def test_a_file_with_a_mistake_is_refused_before_any_call(bench, name, text, sen
     assert bench.clients.names == []
 
 
+def test_what_is_refused_does_not_keep_the_rest_from_being_made_and_all_refusals_are_told(bench):
+    bench.edit("sample-compute-env.json", lambda document: document["computeResources"].update(subnets=["subnet-0123abcd"]))
+    said = bench.refused(job_definition="no-such-definition")
+    assert "There is no job definition no-such-definition" in said and "subnet-0123abcd" in said
+    assert f"The job queue {bench.prefix}-job-queue waits for that compute environment." in said
+    assert said.endswith("The rest is there; run this again when that is mended.")
+    found = bench.survey()
+    assert (found.bucket.exists, found.job_queues, found.compute_environments) == (True, (), ())
+
+
 def test_a_file_that_is_not_there_is_named(bench):
     assert "--job-queue: ./none.json cannot be read: No such file or directory" in bench.refused(job_queue="./none.json")
 
@@ -284,6 +303,8 @@ def test_what_does_not_fit_together_is_refused(bench, fields, sentence):
         ({"s3": "s3://abc/k?y"}, "the key may have"),
         ({"prefix": "p" * 80}, "cannot be a bucket's name"),
         ({"job_queue": "a b"}, "this is no ARN, no file and no name"),
+        ({"wait_s": -1.0}, "--wait -1: give a number of seconds"),
+        ({"wait_s": float("nan")}, "--wait nan: give a number of seconds"),
     ],
 )
 def test_settings_of_a_wrong_form_are_refused(bench, fields, sentence):
@@ -418,7 +439,7 @@ def test_refused_at_any_call_it_says_which_action_and_another_run_goes_on_from_t
             bench.create()
             break
         except Refused as error:
-            action = bench.clients.names[-1].partition(":")
+            action = bench.clients.names[number - 1].partition(":")
             bench.clients.disarm()
             said = str(error)
             assert "No permission" in said or "belongs to another account" in said, said
@@ -444,7 +465,7 @@ def test_interrupted_after_any_change_of_delete_a_second_run_removes_the_rest(be
     assert number > 10
 
 
-@pytest.mark.parametrize("call", ["create_bucket", "put_public_access_block"])
+@pytest.mark.parametrize("call", ["create_bucket", "put_public_access_block", "put_bucket_lifecycle_configuration"])
 def test_interrupted_with_a_bucket_half_made_it_is_taken_back(bench, call):
     bench.clients.arm(0, only_changes=True)
     bench.create()

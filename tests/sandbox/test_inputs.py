@@ -150,6 +150,15 @@ def test_urls_are_fetched_by_the_container_under_their_base_names(site: Site, we
     assert outcome.bytes_received == os.path.getsize(site.iwd / "program") + 53
 
 
+@pytest.mark.parametrize("tool", ["s5cmd", "aws"])
+def test_s3_inputs_are_written_in_both_of_htcondors_forms_and_with_blanks(site: Site, tool: str) -> None:
+    site.client.put_object(Bucket="jobs", Key=f"{site.prefix}/my set/a b", Body=b"from s3\n")
+    site.client.put_object(Bucket="jobs", Key=f"{site.prefix}/c%20d", Body=b"as it is\n")
+    inputs = (f"s3://jobs.s3.us-west-2.amazonaws.com/{site.prefix}/my set/a b", f"S3://jobs/{site.prefix}/c%20d")
+    _, ended = site.execute(site.request("cat 'a b' c%20d", inputs=inputs), tool=tool)
+    assert (site.iwd / "job.out").read_text() == "from s3\nas it is\n", ended.errors
+
+
 def test_many_urls_are_fetched(site: Site, web: str) -> None:
     site.execute(site.request("cat {1..30}", inputs=tuple(f"{web}/{n}" for n in range(1, 31))))
     assert (site.iwd / "job.out").read_text() == "".join(f"path /{n}" for n in range(1, 31))
@@ -342,6 +351,8 @@ def test_files_that_cannot_be_read_are_named() -> None:
         ("s3://bucket", "names no S3 object"),
         ("s3://bucket/dir/", "names no S3 object"),
         ("s3://bucket/a\nrm -rf x", "percent-encoded"),
+        ("s3://bucket/a/..", "has no file name at its end"),
+        ("s3://bucket.s3.us-west-2.amazonaws.com/", "names no S3 object"),
     ],
 )
 def test_a_url_that_cannot_be_fetched_is_refused(site: Site, url: str, sentence: str) -> None:

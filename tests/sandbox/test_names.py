@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gahp.model import Refused
-from gahp.sandbox.names import is_user_log, landing, output_name, remap, rules, runner_remaps, target_of, url_name
+from gahp.sandbox.names import is_user_log, landing, output_name, plain_url, remap, rules, runner_remaps, target_of, url_name
 
 
 @pytest.mark.parametrize(
@@ -79,12 +79,29 @@ def test_the_runner_is_told_of_all_remaps_and_serves_those_to_s3() -> None:
 @pytest.mark.parametrize(
     ("url", "name"),
     [
+        ("s3://bucket/a b", "a b"), ("s3://bucket/my dir/x", "x"),
         ("http://h/a/b.txt", "b.txt"), ("https://h/b%20c?q=1#f", "b c"), ("http://h/a%2Fb", "a%2Fb"), ("http://h/%E9", "\udce9"),
         ("s3://bucket/a%20b?c", "a%20b?c"), ("HTTP://h/x", "x"),
     ],
 )  # fmt: skip
 def test_the_file_that_a_url_becomes(url: str, name: str) -> None:
     assert url_name(url) == name
+
+
+@pytest.mark.parametrize(
+    ("written", "url"),
+    [
+        ("s3://b/k/l", "s3://b/k/l"), ("S3://b/K", "s3://b/K"), ("s3://b.s3.us-west-2.amazonaws.com/k/l", "s3://b/k/l"),
+        ("s3://my.b.s3.eu-central-1.amazonaws.com/k", "s3://my.b/k"), ("s3://b.s3.amazonaws.com/k", "s3://b/k"),
+        ("s3://b.s3-us-west-2.amazonaws.com/k", "s3://b/k"), ("s3://s3.us-west-2.amazonaws.com/b/k", "s3://b/k"),
+        ("s3://b.s3.cn-north-1.amazonaws.com.cn/k", "s3://b/k"), ("s3://my-s3.bucket/k", "s3://my-s3.bucket/k"),
+        ("s3://b/b.s3.us-west-2.amazonaws.com/k", "s3://b/b.s3.us-west-2.amazonaws.com/k"),
+        ("https://b.s3.us-west-2.amazonaws.com/k", "https://b.s3.us-west-2.amazonaws.com/k"), ("a/b", "a/b"),
+    ],
+)  # fmt: skip
+def test_both_of_htcondors_forms_of_an_s3_url_are_one(written: str, url: str) -> None:
+    assert plain_url(written) == url
+    assert rules((("out", written),)) == {"out": url}
 
 
 @pytest.mark.parametrize(

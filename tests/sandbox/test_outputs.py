@@ -209,7 +209,7 @@ def test_remaps_to_s3_are_uploaded_by_the_container_and_do_not_come_back(site: S
         ("d", f"{there}/dir"),
         ("d/local", "here"),
         ("c", f"{there}/into/"),
-        ("big", f"{there}/big"),
+        ("big", f"s3://jobs.s3.us-west-2.amazonaws.com/{site.prefix}/mine/big"),  # HTCondor's other form
     )
     script = (
         "mkdir b d; echo a > a; echo c > b/c; echo in > d/in; echo loc > d/local; echo n > n; head -c 2000000 /dev/zero > big"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import datetime
+import io
 import os
 import tempfile
 import threading
@@ -263,6 +264,30 @@ def test_a_connection_that_breaks_while_a_result_is_read_is_transient(site: Site
 
     with pytest.raises(Transient, match="cannot be reached"):
         new_sandbox(site.prefix, other=Breaking(client)).collect(site.run, 0, site.request("true"))
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:700], lambda data: data.replace(b"said", b"sald"), lambda data: b""])
+def test_a_result_that_arrives_with_a_wrong_length_or_checksum_is_fetched_again(site: Site, client, new_sandbox, spoil) -> None:
+    request = site.request("echo said")
+    site.execute(request)
+    (site.iwd / "job.out").unlink()
+
+    class Spoiling(Watched):
+        fetched = 0
+
+        def get_object(self, **options: object):
+            answer = client.get_object(**options)
+            self.fetched += 1
+            if self.fetched == 1:
+                data = spoil(answer["Body"].read())
+                answer.update(ContentLength=len(data), Body=io.BytesIO(data))
+            return answer
+
+    spoiling = Spoiling(client)
+    outcome = new_sandbox(site.prefix, other=spoiling).collect(site.run, 0, request)
+    assert (outcome.exit_code, spoiling.fetched) == (0, 2)
+    assert (site.iwd / "job.out").read_text() == "said\n"
+    assert not list(site.iwd.glob(".awsbatch-*"))
 
 
 def test_a_proxy_that_is_none_is_refused(site: Site) -> None:

@@ -68,3 +68,23 @@ def test_waits_grow_to_their_bound_and_never_beyond():
     waits = [backoff(tries) for tries in range(100)]
     assert max(waits) <= 60.0
     assert min(waits[20:]) >= 30.0
+
+
+def test_a_thread_that_cannot_be_started_leaves_the_task_to_those_that_are_there(monkeypatch):
+    lane, begun, go_on, done = Lane("t", 2), threading.Event(), threading.Event(), threading.Event()
+    lane.put(lambda: (begun.set(), go_on.wait(10)))
+    assert begun.wait(10)
+
+    def fail(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    lane.put(done.set)
+    go_on.set()
+    assert done.wait(10)
+    monkeypatch.undo()
+    both, met = threading.Barrier(2), threading.Semaphore(0)
+    for _ in range(2):  # the place of the one that failed is still free
+        lane.put(lambda: (both.wait(10), met.release()))
+    assert met.acquire(timeout=10) and met.acquire(timeout=10)
+    lane.close()

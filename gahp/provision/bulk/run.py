@@ -39,8 +39,8 @@ class Limits:
     """Times in seconds. Polls begin `first_poll` apart and grow by `growth` up to `last_poll`: few calls, and a short tail."""
 
     first_poll: float = 1.0
-    growth: float = 1.25
-    last_poll: float = 10.0
+    growth: float = 1.15
+    last_poll: float = 5.0
     begin: float = 600.0  # how long AWS may fail before everything is submitted
     follow: float = 1800.0  # and while jobs run
     end: float = 60.0  # and while they are ended
@@ -251,7 +251,9 @@ class Run:
             follow.state = status
         if status in _FINAL:
             container = detail.get("container") or {}
-            follow.reason = follow.reason or container.get("reason") or reason
+            code = container.get("exitCode")
+            reason = container.get("reason") or (reason if code is None else f"{reason}, exit code {code}")
+            follow.reason = follow.reason or reason
             if stream := container.get("logStreamName"):
                 options = (container.get("logConfiguration") or {}).get("options") or {}
                 follow.stream = (options.get("awslogs-group") or _GROUP, stream)

@@ -119,7 +119,7 @@ class Bulk:
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory):
-    with LocalAws(tmp_path_factory.mktemp("aws"), vcpus=16, memory_mib=16384, time_scale=0.05) as aws:
+    with LocalAws(tmp_path_factory.mktemp("aws"), vcpus=16, memory_mib=16384, time_scale=0.05, grace_s=20) as aws:
         yield aws
         assert aws.violations() == []
 

@@ -58,7 +58,7 @@ def test_a_failed_task_gives_exit_code_1_and_its_reason_in_stderr(bulk):
     assert bulk.run(bulk.task("good", "exit 0"), bulk.task("bad", "exit 7")) == 1
     assert [task["status"] for task in bulk.records()["task"]] == ["0", "1"]
     assert bulk.records()["summary"][0]["failed"] == "1"
-    assert "pegasus-aws-batch: bad (" in bulk.err and "FAILED: Essential container in task exited" in bulk.err
+    assert "pegasus-aws-batch: bad (" in bulk.err and "FAILED: Essential container in task exited, exit code 7\n" in bulk.err
 
 
 def test_arguments_are_split_as_a_shell_does_and_lists_are_taken_as_written(bulk):
@@ -313,10 +313,11 @@ def test_the_stderr_of_a_launcher_that_is_killed_is_kept(bulk, end):
 
 
 def test_the_stderr_of_a_task_that_runs_out_of_time_is_kept_and_each_of_its_processes_is_told(bulk):
-    # 60 s are 3 s here. The launcher waits for a child, as Pegasus's does, and so cannot heed SIGTERM itself.
+    # 240 s are 12 s here, in which the task has to come up. The launcher waits for a child, as Pegasus's does, and so cannot heed
+    # SIGTERM itself.
     body = KEPT + """(trap 'echo told >&2; exit 0' TERM; while :; do sleep 0.1; done); """
     body += f"echo '{logs.SEPARATOR}'; cat $task_stderr_file; exit 1"
-    assert bulk.run(bulk.task("one", body, timeout=60)) == 1
+    assert bulk.run(bulk.task("one", body, timeout=240)) == 1
     assert bulk.plain_out() == ["out"]
     assert bulk.err.splitlines()[0] == "kept"
     assert bulk.err.count("kept") == 1
@@ -324,7 +325,7 @@ def test_the_stderr_of_a_task_that_runs_out_of_time_is_kept_and_each_of_its_proc
 
 def test_a_task_that_does_not_heed_sigterm_is_killed_in_time_for_its_stderr(bulk):
     body = KEPT + "trap '' TERM; while :; do sleep 0.1; done"
-    assert bulk.run(bulk.task("one", body, timeout=60, environment={"PEGASUS_AWS_BATCH_GRACE_S": "0.3"})) == 1
+    assert bulk.run(bulk.task("one", body, timeout=240, environment={"PEGASUS_AWS_BATCH_GRACE_S": "0.3"})) == 1
     assert bulk.err.startswith("kept\n")
 
 

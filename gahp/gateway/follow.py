@@ -1,0 +1,167 @@
+"""Asks AWS Batch what the sweep wants to know, in a thread of its own, at the sweep's pace and the limiter's.
+
+Decides nothing: see sweep. An answer that does not come ends the round; what came before it has been told.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
+
+from gahp.batch import Batch, BatchJob, Throttled
+from gahp.gateway.sweep import Children, Describe, Page, Question, Sweep, Tell
+from gahp.lanes import backoff
+from gahp.limits import Later
+from gahp.model import Refused, Transient
+
+log = logging.getLogger(__name__)
+
+_THROTTLED_TRIES = 5
+_REFRESH_S = 1.0
+
+
+class Followed(NamedTuple):
+    """The jobs to follow."""
+
+    queues: Mapping[str, str]  # by id
+    closely: Collection[str] = ()  # somebody waits for what becomes of these
+    unwanted: Collection[str] = ()  # why these ended nobody will ask
+
+
+class Follower:
+    """Follows in Batch what `followed` says. `tell` is called from several threads, and with no lock held."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        *,
+        interval_s: float,
+        followed: Callable[[], Followed],
+        tell: Tell,
+    ) -> None:
+        self._batch = batch
+        self._interval_s = interval_s
+        self._followed = followed
+        self._news: list[tuple[str, BatchJob | None]] = []
+        self._sweep = Sweep(self._news.extend)
+        self._tell = tell
+        self._lock = threading.Lock()  # the sweep's state: this thread's, and whoever brings events
+        self._stop = threading.Event()
+        self._asked_about: set[str] = set()
+        self._thread = threading.Thread(target=self._work, name="status", daemon=True)
+        self._events = False
+        self._refreshed = 0.0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+
+    def hear(self, job: BatchJob) -> bool:
+        """An event about a job. False if nobody follows it here. How one ended badly is asked before it is told."""
+        now = time.monotonic()
+        if not self._sweep.follows(job.id) and now - self._refreshed >= _REFRESH_S:
+            # It may have been submitted since the last round.
+            self._refreshed = now
+            followed = self._followed()
+            with self._lock:
+                self._sweep.follow(followed.queues)
+        with self._lock:
+            if not self._sweep.follows(job.id):
+                return self._sweep.followed_lately(job.id)
+            if job.status == "FAILED":
+                self._asked_about.add(job.id)
+                return True
+            self._sweep.heard(job.id, job.status)
+        self._tell([(job.id, job)])
+        return True
+
+    def flowing(self, events: bool) -> None:
+        """Whether events come in, so that asking can be left for what they lose."""
+        self._events = events
+
+    def whole(self, parent: str, unwanted: Collection[str]) -> bool:
+        """Whether `unwanted` has every child of this array that is not over."""
+        with self._lock:
+            return self._sweep.whole(parent, unwanted)
+
+    def doubt(self, job_id: str) -> None:
+        """What was told of this job was not so: tell it again when it is."""
+        with self._lock:
+            self._sweep.doubt(job_id)
+
+    def round(self) -> bool:
+        """Ask about everything once. Whether an answer is waited for. Raises Refused or Transient; news told before stay told."""
+        followed = self._followed()
+        with self._lock:
+            self._sweep.follow(followed.queues)
+            asked, self._asked_about = self._asked_about, set()
+            questions = self._sweep.round(
+                time.monotonic(), followed.queues.__getitem__, {*followed.closely, *asked}, followed.unwanted
+            )
+            question = next(questions, None)
+        while question is not None:
+            try:
+                answer = self._ask(question)
+            except BaseException:
+                with self._lock:
+                    self._asked_about |= asked
+                raise
+            with self._lock:
+                try:
+                    question = questions.send(answer)
+                except StopIteration:
+                    question = None
+                news, self._news[:] = self._news[:], []
+            self._tell(news)
+        return bool(followed.closely)
+
+    def _ask(self, question: Question) -> dict[str, BatchJob] | Page:
+        tries = 0
+        while True:
+            try:
+                if isinstance(question, Describe):
+                    return {job_id: job for _, found in self._batch.describe(question.ids) for job_id, job in found.items()}
+                if isinstance(question, Children):
+                    return self._batch.children(question.parent, question.status, question.token)
+                return self._batch.listed(question.queue, question.status, question.token)
+            except Later as later:
+                pause = later.wait_s
+            except Throttled:
+                tries += 1
+                if tries >= _THROTTLED_TRIES:
+                    raise
+                pause = backoff(tries, 0.1, 5.0)
+            if self._stop.wait(pause):
+                raise Transient("this GAHP ends")
+
+    def _work(self) -> None:
+        tries, due = 0, 0.0
+        while not self._stop.wait(self._interval_s if tries == 0 else max(self._interval_s, backoff(tries))):
+            try:
+                if not self._due(due):
+                    continue
+                begun = time.monotonic()
+                closely = self.round()
+                with self._lock:
+                    pause = self._sweep.pause_s(self._interval_s, events=self._events, closely=closely)
+                # A little less: the next look at the clock comes an interval after this one, not a moment before it.
+                due = begun + pause - self._interval_s / 2
+                tries = 0
+            except (Transient, Refused) as error:
+                tries += 1
+                log.warning("AWS Batch could not be asked how the jobs stand: %s", error)
+            except Exception:
+                tries += 1
+                log.exception("following the jobs failed")
+
+    def _due(self, due: float) -> bool:
+        if time.monotonic() >= due:
+            return True
+        followed = self._followed()
+        with self._lock:
+            return bool(followed.closely or self._asked_about) or self._sweep.has_news(followed.queues)
