@@ -161,6 +161,21 @@ KNOBS = (
     Knob("AWSBATCH_TRANSFER_THREADS", "8", "threads", _whole(1, 64), "Sandboxes that are staged or collected at the same time."),
     Knob("AWSBATCH_SUBMIT_THREADS", "8", "threads", _whole(1, 64), "SubmitJob calls under way at the same time."),
     Knob(
+        "AWSBATCH_PACK_SIZE",
+        "10000",
+        "jobs",
+        _whole(1, 10000),
+        "How many jobs that ask for the same and come together may become one array job; 1: each is submitted by itself.",
+    ),
+    Knob(
+        "AWSBATCH_PACK_QUIET",
+        "25",
+        "milliseconds",
+        _number(0, 60000),
+        "How long an array job waits for one more job before it is submitted.",
+    ),
+    Knob("AWSBATCH_PACK_WAIT", "250", "milliseconds", _number(0, 60000), "How long it waits in all."),
+    Knob(
         "AWSBATCH_LOOKUP_SETTLE",
         "10",
         "seconds",
@@ -229,6 +244,9 @@ class Config:
     default_runtime: int
     transfer_threads: int
     submit_threads: int
+    pack_size: int
+    pack_quiet: float
+    pack_wait: float
     lookup_settle: float
     submit_rate: float
     status_rate: float

@@ -29,13 +29,13 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from gahp.model import JobReport, JobRequest, Refused, Transient, decode_report, decode_request, encode
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x41574247  # "AWBG"
 FILE_NAME = "journal.sqlite"
 IDENTITY_FILE = "journal.id"
@@ -66,9 +66,11 @@ class RunState(enum.Enum):
 
 
 MOVES: dict[RunState, frozenset[RunState]] = {
-    RunState.ACCEPTED: frozenset({RunState.STAGED, RunState.SUSPENDED, RunState.HELD, RunState.REMOVED}),
+    # Straight to SUBMITTING: in a pack.
+    RunState.ACCEPTED: frozenset({RunState.STAGED, RunState.SUBMITTING, RunState.SUSPENDED, RunState.HELD, RunState.REMOVED}),
     RunState.STAGED: frozenset({RunState.SUBMITTING, RunState.SUSPENDED, RunState.HELD, RunState.REMOVED}),
-    RunState.SUBMITTING: frozenset({RunState.STAGED, RunState.SUBMITTED, RunState.HELD, RunState.REMOVED}),
+    # Back to ACCEPTED: its pack was not made, and it is packed anew with whom it finds then.
+    RunState.SUBMITTING: frozenset({RunState.ACCEPTED, RunState.STAGED, RunState.SUBMITTED, RunState.HELD, RunState.REMOVED}),
     RunState.SUBMITTED: frozenset({RunState.COLLECTING, RunState.SUSPENDED, RunState.HELD, RunState.REMOVED}),
     RunState.COLLECTING: frozenset({RunState.SUBMITTED, RunState.COMPLETED, RunState.HELD, RunState.REMOVED}),
     RunState.SUSPENDED: frozenset({RunState.ACCEPTED, RunState.STAGED, RunState.REMOVED}),
@@ -109,6 +111,9 @@ class Run:
     created: float = 0.0
     sends: int = 0  # SubmitJob calls that may have arrived, of this submission
     discarded: bool = False  # its objects in S3 are gone
+    pack: str = ""  # the name of the array job that it is a child of, and of the manifest that it shares; "": a single job
+    child: int = 0  # its index there
+    earlier: str = ""  # PACK:CHILD for each array job that it was sent in before and that was not seen, blanks between
 
     @property
     def job_id(self) -> str:
@@ -120,6 +125,12 @@ class Run:
         """The name of the Batch job: unique for each submission."""
         return self.name if self.submission == 0 else f"{self.name}-{self.submission}"
 
+    @property
+    def packs(self) -> list[tuple[str, int]]:
+        """Name and index of every array job that it was or may have been sent in, the present one last."""
+        earlier = (entry.rpartition(":") for entry in self.earlier.split())
+        return [(name, int(index)) for name, _, index in earlier] + [(self.pack, self.child)] * bool(self.pack)
+
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(Run))
 # The same for many runs: one copy in memory for all of a large journal's.
@@ -130,12 +141,15 @@ CREATE TABLE runs (
     wanted TEXT NOT NULL, submission INTEGER NOT NULL, native_id TEXT NOT NULL, queue TEXT NOT NULL, sent REAL NOT NULL,
     started INTEGER NOT NULL, confirmed INTEGER NOT NULL, predecessor TEXT NOT NULL, report TEXT, owner TEXT NOT NULL,
     created REAL NOT NULL, sends INTEGER NOT NULL, discarded INTEGER NOT NULL, changed REAL NOT NULL, request TEXT NOT NULL,
-    asked TEXT NOT NULL DEFAULT '');
+    asked TEXT NOT NULL DEFAULT '', pack TEXT NOT NULL DEFAULT '', child INTEGER NOT NULL DEFAULT 0,
+    earlier TEXT NOT NULL DEFAULT '');
 CREATE UNIQUE INDEX one_generation ON runs (directory, generation) WHERE directory <> '';
 CREATE INDEX live ON runs (owner) WHERE state NOT IN ('COMPLETED', 'HELD', 'REMOVED');
 CREATE INDEX asked ON runs (owner) WHERE asked <> '';
 CREATE INDEX over ON runs (changed) WHERE state IN ('COMPLETED', 'HELD', 'REMOVED');
 CREATE INDEX littered ON runs (changed) WHERE state IN ('COMPLETED', 'HELD', 'REMOVED') AND discarded = 0;
+CREATE INDEX packed ON runs (pack, child) WHERE pack <> '' AND discarded = 0;
+CREATE INDEX packed_before ON runs (name) WHERE earlier <> '' AND discarded = 0;
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 # From each version to the next: what a journal needs that an older program wrote.
@@ -149,8 +163,16 @@ CREATE INDEX asked ON runs (owner) WHERE asked <> '';
 CREATE INDEX littered ON runs (changed) WHERE state IN ('COMPLETED', 'HELD', 'REMOVED') AND discarded = 0;
 PRAGMA user_version = 2;
 """,
+    2: """
+ALTER TABLE runs ADD COLUMN pack TEXT NOT NULL DEFAULT '';
+ALTER TABLE runs ADD COLUMN child INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runs ADD COLUMN earlier TEXT NOT NULL DEFAULT '';
+CREATE INDEX packed ON runs (pack, child) WHERE pack <> '' AND discarded = 0;
+CREATE INDEX packed_before ON runs (name) WHERE earlier <> '' AND discarded = 0;
+PRAGMA user_version = 3;
+""",
 }
-_RECORD = ("name", "directory", "digest", "generation", "queue", "predecessor", "created")
+_RECORD = ("name", "directory", "digest", "generation", "queue", "predecessor", "created", "submission", "sends")
 _LIVE = "state NOT IN ('COMPLETED', 'HELD', 'REMOVED')"
 
 
@@ -203,6 +225,11 @@ def _from_row(row: tuple[Any, ...]) -> Run:
     return Run(**values)
 
 
+def _update(changes: Iterable[str]) -> str:
+    sets = ", ".join(f"{column} = :{column}" for column in changes)
+    return f"UPDATE runs SET {sets}, changed = :changed WHERE name = :name"
+
+
 def _require_move(run: Run, changes: dict[str, Any]) -> None:
     state = changes.get("state", run.state)
     if state is not run.state and state not in MOVES[run.state]:
@@ -210,10 +237,11 @@ def _require_move(run: Run, changes: dict[str, Any]) -> None:
 
 
 class _Write(NamedTuple):
-    """One statement. `keep`: tried until it is written; else whoever waits is told that it was not."""
+    """One statement, for one row of values or for several. `keep`: tried until it is written; else whoever waits is told that it
+    was not."""
 
     sql: str
-    values: dict[str, Any]
+    values: dict[str, Any] | list[dict[str, Any]]
     keep: bool
     future: Future[None]
 
@@ -485,12 +513,22 @@ class Journal:
         self._change(run.name, changes).add_done_callback(follow)
         return done
 
+    def update_all(self, changed: Iterable[tuple[Run, dict[str, Any]]]) -> Future[None]:
+        """As `update`, for many runs at once: all or none of it is in the file. The changes are of the same columns."""
+        now = self._clock()
+        sql, rows = "", []
+        changed = list(changed)
+        for run, changes in changed:
+            _require_move(run, changes)
+        for run, changes in changed:
+            for column, value in changes.items():
+                setattr(run, column, value)
+            sql = sql or _update(changes)
+            rows.append(_to_row({**changes, "changed": now, "name": run.name}))
+        return self._write(sql or "UPDATE runs SET name = name WHERE 0", rows)
+
     def _change(self, name: str, changes: dict[str, Any]) -> Future[None]:
-        sets = ", ".join(f"{column} = :{column}" for column in changes)
-        return self._write(
-            f"UPDATE runs SET {sets}, changed = :changed WHERE name = :name",
-            {**changes, "changed": self._clock(), "name": name},
-        )
+        return self._write(_update(changes), {**changes, "changed": self._clock(), "name": name})
 
     def ask(self, name: str, wanted: Wanted) -> Future[None]:
         """Tell the owner of a run, another GAHP, what is wanted of it. In a column of its own: the owner writes all others."""
@@ -523,6 +561,21 @@ class Journal:
         )
         return self._select(where, (now - older_than_s, now - unasked_s, limit))
 
+    def needed(self, pack: str, without: Collection[str]) -> bool:
+        """Whether a run still has a use for the objects of this pack, those named in `without` left out of account."""
+        of_it = "SELECT name FROM runs WHERE pack = ? AND pack <> '' AND discarded = 0 LIMIT ?"
+        before = "SELECT name FROM runs WHERE earlier <> '' AND discarded = 0 AND instr(' ' || earlier, ' ' || ? || ':') LIMIT ?"
+        most = len(without) + 1
+        names = {row[0] for sql in (of_it, before) for row in self._read(sql, (pack, most))}
+        return not names <= set(without)
+
+    def member(self, pack: str, child: int) -> Run | None:
+        """The run that is, or was sent before as, this child of an array job."""
+        where = "WHERE pack = ? AND pack <> '' AND child = ? AND discarded = 0"
+        before = "WHERE earlier <> '' AND discarded = 0 AND instr(' ' || earlier || ' ', ?)"
+        found = self._select(where, (pack, child)) or self._select(before, (f" {pack}:{child} ",))
+        return next(iter(found), None)
+
     def unasked(self, older_than_s: float) -> list[Run]:
         """Live runs that HTCondor has never asked about although they are that old."""
         return self._select(f"WHERE confirmed = 0 AND created < ? AND {_LIVE}", (self._clock() - older_than_s,))
@@ -539,9 +592,10 @@ class Journal:
         if self._problem:
             raise JournalProblem(self._problem)
 
-    def _write(self, sql: str, values: dict[str, Any], *, keep: bool = True) -> Future[None]:
+    def _write(self, sql: str, values: dict[str, Any] | list[dict[str, Any]], *, keep: bool = True) -> Future[None]:
+        """`values`: one row, or many that `_to_row` has been over already."""
         future: Future[None] = Future()
-        self._writes.put(_Write(sql, _to_row(values), keep, future))
+        self._writes.put(_Write(sql, values if isinstance(values, list) else _to_row(values), keep, future))
         return future
 
     def _write_all(self) -> None:
@@ -598,7 +652,10 @@ class Journal:
         self._writer.execute("BEGIN IMMEDIATE")
         with _ending(self._writer):
             for write in group:
-                self._writer.execute(write.sql, write.values)
+                if isinstance(write.values, list):
+                    self._writer.executemany(write.sql, write.values)
+                else:
+                    self._writer.execute(write.sql, write.values)
 
     def _lock_path(self, owner: str) -> str:
         return os.path.join(self._directory, f"owner-{owner}.lock")

@@ -3,7 +3,7 @@
 from gahp.batch.errors import CredentialsProblem, Throttled, Unsure
 from gahp.batch.events import EventQueue
 from gahp.batch.jobs import BatchJob
-from gahp.batch.overrides import check_resources, choose_queue
+from gahp.batch.overrides import check_resources, choose_queue, shape
 from gahp.batch.service import BULK, DESCRIBE_PAGE, LIST_PAGE, Batch, BatchClient
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "Unsure",
     "check_resources",
     "choose_queue",
+    "shape",
 ]

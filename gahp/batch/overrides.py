@@ -6,7 +6,9 @@ and the AWS Batch documentation: MEMORY at least 4 MiB, a time limit of at least
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Hashable
 from typing import Any
 
 from gahp.model import JobRequest, Refused, Resources
@@ -53,6 +55,15 @@ def choose_queue(asked: str, fixed: str, allowed: tuple[str, ...]) -> str:
     raise Refused(f"batch_queue = {asked} is not allowed here: use one of {names}, or have it added to AWSBATCH_ALLOWED_QUEUES.")
 
 
+def shape(request: JobRequest, queue: str) -> Hashable:
+    """What SubmitJob says of all children of an array job at once: jobs that differ in it cannot be packed together.
+
+    Owner and project are no part of what runs, but of the tags by which costs are told apart.
+    """
+    resources = dataclasses.replace(request.resources, disk_kib=None)
+    return queue, resources, request.priority, request.project, request.owner
+
+
 def submit_parameters(
     request: JobRequest,
     *,
@@ -63,8 +74,12 @@ def submit_parameters(
     attempts: int,
     default_runtime_s: int,
     fair_share: bool,
+    size: int = 1,
 ) -> dict[str, Any]:
-    """The keyword arguments of SubmitJob for one job. `environment` holds what the runner needs to find its run."""
+    """The keyword arguments of SubmitJob for one job, or for an array of `size` jobs, of which `request` is the first.
+
+    `environment` holds what the runner needs to find its run.
+    """
     resources = request.resources
     check_resources(resources)
     asked = (("VCPU", resources.cpus), ("MEMORY", resources.memory_mib), ("GPU", resources.gpus))
@@ -81,7 +96,9 @@ def submit_parameters(
         "containerOverrides": overrides,
         "retryStrategy": {"attempts": attempts, "evaluateOnExit": [dict(rule) for rule in _RETRY_RULES]},
     }
-    if tags := _tags(request, fair_share=fair_share):
+    if size > 1:
+        parameters["arrayProperties"] = {"size": size}
+    if tags := _tags(request, fair_share=fair_share, others=size - 1):
         parameters["tags"] = tags  # an empty map is not allowed
     if runtime := resources.runtime_s or default_runtime_s:
         parameters["timeout"] = {"attemptDurationSeconds": runtime}
@@ -93,10 +110,11 @@ def submit_parameters(
     return parameters
 
 
-def _tags(request: JobRequest, *, fair_share: bool) -> dict[str, str]:
+def _tags(request: JobRequest, *, fair_share: bool, others: int) -> dict[str, str]:
+    more = f" and {others} more" if others else ""
     tags = {
-        "HTCondorJob": request.global_job_id,
-        "HTCondorDAGNode": request.dag_node,
+        "HTCondorJob": request.global_job_id and request.global_job_id + more,
+        "HTCondorDAGNode": request.dag_node and request.dag_node + more,
         "HTCondorOwner": request.owner,
         "HTCondorProject": "" if fair_share else request.project,
     }

@@ -71,8 +71,11 @@ class Batch:
         self._fair_share: dict[str, tuple[float, bool]] = {}
         self._lock = threading.Lock()
 
-    def submit(self, request: JobRequest, *, name: str, queue: str, environment: dict[str, str]) -> str:
-        """SubmitJob, once. Returns the job's id. Raises errors.Unsure when Batch may have it although no reply came."""
+    def submit(self, request: JobRequest, *, name: str, queue: str, environment: dict[str, str], size: int = 1) -> str:
+        """SubmitJob, once, for one job or an array of `size` jobs of one shape. Returns the job's id; children are ID:INDEX.
+
+        Raises errors.Unsure when Batch may have it although no reply came.
+        """
         parameters = submit_parameters(
             request,
             name=name,
@@ -82,6 +85,7 @@ class Batch:
             attempts=self._attempts,
             default_runtime_s=self._default_runtime_s,
             fair_share=self._has_fair_share(queue),
+            size=size,
         )
         return str(self._call("SubmitJob", self._client.submit_job, **parameters)["jobId"])
 
@@ -95,8 +99,14 @@ class Batch:
             yield row["jobName"], row["jobId"]
 
     def active(self, queue: str) -> Iterator[tuple[BatchJob, dict[str, str]]]:
-        """Every job of that queue that is not over, with the environment that it was submitted with."""
-        ids = [row["jobId"] for status in _ACTIVE for row in self._list(jobQueue=queue, jobStatus=status)]
+        """Every job of that queue that is not over, children of array jobs one by one, with the environment that it was submitted
+        with."""
+        rows = [row for status in _ACTIVE for row in self._list(jobQueue=queue, jobStatus=status)]
+        ids = [row["jobId"] for row in rows if "arrayProperties" not in row]
+        for row in rows:
+            if "arrayProperties" in row:
+                for status in _ACTIVE:
+                    ids += [child["jobId"] for child in self._list(arrayJobId=row["jobId"], jobStatus=status)]
         for start in range(0, len(ids), DESCRIBE_PAGE):
             page = ids[start : start + DESCRIBE_PAGE]
             for detail in self._call("DescribeJobs", self._client.describe_jobs, jobs=page)["jobs"]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from gahp import config
 from gahp.batch import Batch, BatchJob
-from gahp.journal import Journal, Wanted
+from gahp.journal import Journal, Run, Wanted
 from gahp.site import clients, limiter
 
 SUMMARY = "list, and end, what AWS Batch still runs although nobody wants it"
@@ -51,24 +51,37 @@ def orphans(journal: Journal, batch: Batch, queues: tuple[str, ...], unasked_s: 
         for job, environment in batch.active(queue):
             if environment.get("GAHP_JOURNAL") != journal.identity:
                 continue
-            name = environment.get("GAHP_RUN_URL", "").rpartition("/")[2]
-            known = journal.find(name)
+            known = _run_of(journal, job, environment)
             if known is None:
                 yield job, "the journal does not know it"
             elif known.state.final:
                 yield job, f"its run is over ({known.state.name})"
             elif known.wanted is Wanted.REMOVE:
                 yield job, "HTCondor has removed it, and no GAHP of this user has ended it yet"
-            elif known.native_id and known.native_id != job.id and known.batch_name == job.name:
+            elif known.native_id and known.native_id != job.id and job.name in (known.batch_name, *dict(known.packs)):
                 yield job, f"a second copy: its run goes on as {known.native_id}"
             elif known.name in unasked:
                 since = time.strftime("%Y-%m-%d %H:%M", time.localtime(known.created))
                 yield job, f"HTCondor has never asked about it since it was accepted at {since}"
 
 
+def _run_of(journal: Journal, job: BatchJob, environment: Mapping[str, str]) -> Run | None:
+    """The run of a Batch job; of a child of an array job by its index, since its environment is the parent's."""
+    pack = environment.get("GAHP_PACK_URL", "").rpartition("/")[2]
+    if not pack:
+        return journal.find(environment.get("GAHP_RUN_URL", "").rpartition("/")[2])
+    index = job.id.rpartition(":")[2]
+    return journal.member(pack, int(index)) if index.isdigit() else None
+
+
 def end(journal: Journal, batch: Batch, job: BatchJob) -> None:
     """End the job; its run, if it is live yet, hears of it first, so that no GAHP reports it as failed."""
-    known = journal.find(job.name) or journal.find(re.sub(r"-[0-9]+$", "", job.name))
+    parent, _, index = job.id.rpartition(":")
+    known = (
+        journal.member(job.name, int(index))
+        if parent and index.isdigit()
+        else journal.find(job.name) or journal.find(re.sub(r"-[0-9]+$", "", job.name))
+    )
     if known is not None and not known.state.final and known.native_id in ("", job.id):
         journal.ask(known.name, Wanted.REMOVE).result()
     batch.terminate(job.id, "Ended by condor_awsbatch orphans")

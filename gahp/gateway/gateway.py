@@ -77,6 +77,9 @@ class Gateway:
             keep_sandbox_s=config.keep_sandbox * 3600,
             transfer_threads=config.transfer_threads,
             submit_threads=config.submit_threads,
+            pack_size=config.pack_size,
+            pack_quiet_s=config.pack_quiet / 1000,
+            pack_wait_s=config.pack_wait / 1000,
             clock=clock,
         )
 

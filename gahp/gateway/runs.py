@@ -15,15 +15,17 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 
-from gahp.batch import BULK, Batch, BatchJob, Unsure
+from gahp.batch import BULK, Batch, BatchJob, Unsure, shape
 from gahp.gateway.follow import Followed, Follower
+from gahp.gateway.packer import Group, Packer, Part
+from gahp.gateway.parents import Parents
 from gahp.gateway.steps import Step, next_step
 from gahp.gateway.sweep import split
 from gahp.gateway.verdict import decide, ended_by_somebody, held, removed
 from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
 from gahp.lanes import Lane, backoff
 from gahp.limits import Later
-from gahp.model import HoldCode, JobReport, JobState, Refused, Transient
+from gahp.model import HoldCode, JobReport, JobRequest, JobState, Refused, Transient
 from gahp.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
@@ -37,12 +39,18 @@ _FORGET_EVERY_S = 6 * 3600.0
 _CLEAN_FIRST_S = 2.0
 _CLEAN_EVERY_S = 30.0
 _CLEAN_AT_ONCE = 200
+# So many bytes of manifests may wait in memory to be packed; what comes then is staged when there is room again.
+_MOST_HELD = 128 * 1024 * 1024
+_NO_ROOM_S = 0.25
 
 
 class Live:
     """A run that is not over, as this process works on it."""
 
-    __slots__ = ("again", "busy", "ending_asked", "job", "missing_since", "news", "run", "tries", "unsure_since", "waiters")
+    __slots__ = (
+        *("again", "alone", "busy", "ending_asked", "job", "missing_since", "news", "part", "run", "tries"),
+        *("unsure_since", "waiters"),
+    )
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -54,6 +62,8 @@ class Live:
         self.missing_since = 0.0
         self.unsure_since: float | None = None
         self.tries = 0
+        self.part: Part | None = None  # it is staged but for its manifest, which is written together with others'
+        self.alone = False  # it is not packed
         self.waiters: list[tuple[Wanted, Future[None]]] = []
 
     def report(self) -> JobReport:
@@ -90,6 +100,9 @@ class Runs:
         keep_sandbox_s: float,
         transfer_threads: int,
         submit_threads: int,
+        pack_size: int = 1,
+        pack_quiet_s: float = 0.025,
+        pack_wait_s: float = 0.25,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._journal = journal
@@ -99,6 +112,10 @@ class Runs:
         self._keep_runs_s = keep_runs_s
         self._keep_sandbox_s = keep_sandbox_s
         self._cleaning = Lane("clean", 1)
+        self._packing = Lane("pack", submit_threads)
+        self._packer: Packer[Live] = Packer(size=pack_size, quiet_s=pack_quiet_s, wait_s=pack_wait_s, clock=time.monotonic)
+        self._parents = Parents(batch, min(1.0, lookup_settle_s / 4), clock=time.monotonic)
+        self._held = 0
         self._clock = clock
         self._lock = threading.RLock()
         self._live: dict[str, Live] = {}
@@ -140,7 +157,7 @@ class Runs:
     def close(self) -> None:
         """Begin nothing more. What is under way is left to end or to be taken up again from the journal by the next GAHP."""
         self._follower.close()
-        for lane in {*self._lanes.values(), self._cleaning, self._adopting}:
+        for lane in {*self._lanes.values(), self._cleaning, self._adopting, self._packing}:
             lane.close()
 
     def add(self, run: Run) -> None:
@@ -238,11 +255,20 @@ class Runs:
             raise Refused(f"The job {run.job_id} is not held.")
         # What was sent to Batch once has its name there: the next submission gets one of its own.
         used = bool(run.sent)
-        state = RunState.STAGED if used else RunState.ACCEPTED
-        live.ending_asked = False
+        # The manifest of a pack is no manifest of this job alone: it is staged again.
+        state = RunState.STAGED if used and not run.pack else RunState.ACCEPTED
+        live.ending_asked = live.alone = False
         live.job = None
         return self._journal.update(
-            run, state=state, wanted=Wanted.RUN, submission=run.submission + used, native_id="", sent=0.0, sends=0, started=False
+            run,
+            state=state,
+            wanted=Wanted.RUN,
+            submission=run.submission + used,
+            native_id="",
+            sent=0.0,
+            sends=0,
+            started=False,
+            **_unpacked(run),
         )
 
     # From step to step
@@ -252,8 +278,27 @@ class Runs:
             step = next_step(live.run.state, live.run.wanted, live.ending_asked)
         if step is Step.TERMINATE:
             self._lanes[step].put(lambda: self._end_soon(live), delay)
+        elif step is Step.STAGE:
+            self._go_on_staging(live, delay)
         elif step is not None:
             self._lanes[step].put(lambda: self._perform(live, step), delay)
+
+    def _go_on_staging(self, live: Live, delay: float) -> None:
+        name = live.run.name
+        if live.part is not None and not live.alone:
+            self._offer(live, live.part)
+            return
+
+        def stage() -> None:
+            self._packer.staging(name)
+            try:
+                self._perform(live, Step.STAGE)
+            finally:
+                self._packer.staged(name)
+
+        if not delay and not live.alone:
+            self._packer.expect(name)
+        self._lanes[Step.STAGE].put(stage, delay)
 
     def _perform(self, live: Live, step: Step) -> None:
         if not self._begin(live, step):
@@ -329,10 +374,143 @@ class Runs:
         live.tries += 1
         return backoff(live.tries + 3)
 
-    def _stage(self, live: Live) -> None:
-        request = self._journal.request(live.run.name)
-        self._sandbox.stage(live.run.name, request, self._journal.sealed(live.run, request))
-        self._journal.update(live.run, state=RunState.STAGED).result()
+    def _stage(self, live: Live) -> float | None:
+        """Everything into S3; but for the manifest when the run is to be packed: then the packer has it next."""
+        run = live.run
+        if live.part is None:
+            if before := self.unfinished(run.predecessor):
+                self._end(before)
+                return 0.5
+            if self._held > _MOST_HELD:
+                return _NO_ROOM_S
+            request = self._journal.request(run.name)
+            record = self._journal.sealed(run, request)
+            body = self._sandbox.prepare(run.name, request, record, submission=run.submission, sends=run.sends + 1)
+            self._hold_part(live, Part(body, shape(request, run.queue)))
+        if live.part is not None and (live.alone or not self._packer.packs):
+            live.alone = True
+            self._sandbox.put(run.name, live.part.body)
+            self._journal.update(run, state=RunState.STAGED).result()
+            self._hold_part(live, None)
+        return None
+
+    def _hold_part(self, live: Live, part: Part | None) -> None:
+        with self._lock:
+            self._held += (len(part.body) if part else 0) - (len(live.part.body) if live.part else 0)
+            live.part = part
+
+    # Packs: runs of one shape that come together become one array job. Until SubmitJob is about to be called, a run is in a pack
+    # in memory only, ACCEPTED in the journal; whoever is removed or held meanwhile is left out, and the manifest is written anew.
+
+    def _offer(self, live: Live, part: Part) -> None:
+        with self._lock:
+            if part.offered:
+                return
+            part.offered = True
+        group, new = self._packer.offer(live, part, live.run.name)
+        if new:
+            self._watch(group)
+
+    def _watch(self, group: Group[Live]) -> None:
+        left = self._packer.left(group)
+        self._packing.put(lambda: self._watch(group) if left else self._send(group), left)
+
+    def _send(self, group: Group[Live]) -> None:
+        delay: float | None = None
+        try:
+            delay = self._try_to_send(group)
+        except Later as error:
+            delay = error.wait_s
+        except Transient as error:
+            delay = backoff(group.tries)
+            group.tries += 1
+            log.warning("%s: %d jobs are submitted again in %.1f s: %s", group.name, len(group.members), delay, error)
+        except Refused as error:
+            log.warning("%s: refused, each of its jobs is submitted by itself: %s", group.name, error)
+            for live, _ in self._ready(group):
+                self._leave_alone(live)
+        except Exception:
+            log.exception("%s: submitting a pack failed", group.name)
+            delay = backoff(group.tries + 4)
+            group.tries += 1
+        if delay is not None:
+            self._packing.put(lambda: self._send(group), delay)
+
+    def _ready(self, group: Group[Live]) -> list[tuple[Live, Part]]:
+        """The members that still want to run, and in this pack."""
+        with self._lock:
+            return [
+                (live, part)
+                for live, part in group.members
+                if live.part is part and not live.alone and (live.run.state, live.run.wanted) == (RunState.ACCEPTED, Wanted.RUN)
+            ]
+
+    def _leave_alone(self, live: Live) -> None:
+        live.alone = True
+        self._go_on(live)
+
+    def _try_to_send(self, group: Group[Live]) -> float | None:
+        """Write the manifest, record the members as SUBMITTING, all or none, and submit; the delay of the next try, if any.
+
+        Raises Transient or Refused when nothing has been submitted.
+        """
+        ready = self._ready(group)
+        if len(ready) < 2:
+            for live, _ in ready:
+                self._leave_alone(live)
+            return None
+        if group.stored != ready:
+            self._sandbox.put_pack(group.name, [part.body for _, part in ready])
+            group.stored = ready
+        lives = [live for live, _ in ready]
+        request = self._journal.request(lives[0].run.name)
+        with self._lock:
+            if self._ready(group) != ready:
+                return 0.0
+            if any(live.busy for live in lives):  # for a moment, with a second look at whether there is anything to stage
+                return 0.05
+            for live in lives:
+                live.busy = True
+        try:
+            self._submit_pack(group.name, lives, request)
+        finally:
+            for live in lives:
+                state = live.run.state
+                if state is not RunState.ACCEPTED:
+                    self._hold_part(live, None)
+                self._let_go(live, 0.5 if state is RunState.SUBMITTING else 0.0)
+        return None
+
+    def _submit_pack(self, name: str, lives: list[Live], request: JobRequest) -> None:
+        now, queue = self._clock(), lives[0].run.queue
+        sending = {"state": RunState.SUBMITTING, "pack": name, "sent": now}
+        with self._lock:
+            written = self._journal.update_all(
+                (live.run, {**sending, "child": index, "sends": live.run.sends + 1}) for index, live in enumerate(lives)
+            )
+        written.result()
+        environment = {
+            "BATCH_FILE_TYPE": "script",
+            "BATCH_FILE_S3_URL": self._sandbox.manifest_url(name),
+            "GAHP_PACK_URL": self._sandbox.run_url(name),
+            "GAHP_JOURNAL": self._journal.identity,
+        }
+        try:
+            parent = self._batch.submit(request, name=name, queue=queue, environment=environment, size=len(lives))
+        except Unsure as error:
+            log.warning("%s: SubmitJob of %d jobs may have arrived, looking it up: %s", name, len(lives), error)
+            asked = time.monotonic()
+            for live in lives:
+                live.unsure_since = asked
+        except (Transient, Refused):
+            unsent = {"state": RunState.ACCEPTED, "pack": "", "child": 0, "sent": 0.0}
+            self._journal.update_all((live.run, {**unsent, "sends": live.run.sends - 1}) for live in lives)
+            raise
+        else:
+            log.info("%s: AWS Batch has its %d jobs as %s", name, len(lives), parent)
+            self._journal.update_all(
+                (live.run, {"state": RunState.SUBMITTED, "native_id": f"{parent}:{live.run.child}"}) for live in lives
+            )
 
     def _submit(self, live: Live) -> float | None:
         run = live.run
@@ -369,7 +547,11 @@ class Runs:
         asked = time.monotonic()
         if live.unsure_since is None:
             live.unsure_since = asked
-        native_id = self._batch.find(run.batch_name, run.queue)
+        if run.pack:
+            asked, parent = self._parents.find(run.pack, run.queue)
+            native_id = f"{parent}:{run.child}" if parent else ""
+        else:
+            native_id = self._batch.find(run.batch_name, run.queue)
         if native_id:
             self._submitted(live, native_id)
             return None
@@ -381,7 +563,11 @@ class Runs:
             self._submitted(live, native_id)
             return None
         live.unsure_since = None
-        self._journal.update(run, state=RunState.STAGED, sent=0.0).result()
+        if run.pack:
+            # Who of its members still wants to run is another question: each is staged again, and packed with whom it finds then.
+            self._journal.update(run, state=RunState.ACCEPTED, sent=0.0, **_unpacked(run))
+        else:
+            self._journal.update(run, state=RunState.STAGED, sent=0.0).result()
         return None
 
     def _submitted(self, live: Live, native_id: str) -> None:
@@ -483,20 +669,24 @@ class Runs:
         self._finish(live, RunState.REMOVED, removed(live.job))
 
     def _suspend(self, live: Live) -> None:
+        self._hold_part(live, None)
         self._journal.update(live.run, state=RunState.SUSPENDED).result()
         self._answer(live, None)
 
     def _end_doubles(self, run: Run) -> None:
         """A run whose SubmitJob was sent again, because its name stayed unlisted: what came through twice is ended in Batch."""
         if run.sends > 1:
-            for name, native_id in self._batch.named(run.batch_name, run.queue):
-                if name == run.batch_name and native_id != run.native_id:
-                    log.warning("%s: AWS Batch had it twice, ending %s", run.name, native_id)
-                    self._batch.terminate(native_id, "Submitted twice")
+            names = [(run.batch_name, ""), *((pack, f":{child}") for pack, child in run.packs)]
+            for sent_as, child in names:
+                for name, job_id in self._batch.named(sent_as, run.queue):
+                    if name == sent_as and job_id + child != run.native_id:
+                        log.warning("%s: AWS Batch had it twice, ending %s", run.name, job_id + child)
+                        self._batch.terminate(job_id + child, "Submitted twice")
 
     def _finish(self, live: Live, state: RunState, report: JobReport) -> None:
         """The end of a run: on disk before anybody is told, so that it is told the same for ever."""
         self._end_doubles(live.run)
+        self._hold_part(live, None)
         self._journal.record(live.run, report=report, state=state).result()
         log.info("%s: %s%s", live.run.name, state.name, f": {report.hold_reason}" if report.hold_reason else "")
         with self._lock:
@@ -562,9 +752,14 @@ class Runs:
         """Delete what finished runs have in S3. Whether one is over says the journal; a live run's objects are never touched."""
         written: list[Future[None]] = []
         try:
-            for run in self._journal.littered(self._keep_sandbox_s, self._keep_runs_s, _CLEAN_AT_ONCE):
+            littered = self._journal.littered(self._keep_sandbox_s, self._keep_runs_s, _CLEAN_AT_ONCE)
+            for run in littered:
                 self._sandbox.discard(run.name)
-                written.append(self._journal.update(run, discarded=True))
+            names = {run.name for run in littered}
+            for pack in {pack for run in littered for pack, _ in run.packs}:
+                if not self._journal.needed(pack, names):
+                    self._sandbox.discard(pack)
+            written += [self._journal.update(run, discarded=True) for run in littered]
             wait(written)
         except (Transient, Refused) as error:
             log.warning("finished runs could not be cleaned up in S3: %s", error)
@@ -653,6 +848,11 @@ class Runs:
         else:
             self._answer(live, Refused(f"The job {run.job_id} has ended and cannot be held."), Wanted.HOLD)
             self._journal.update(run, state=RunState.COLLECTING)
+
+
+def _unpacked(run: Run) -> dict[str, str | int]:
+    """What changes in a run that leaves its pack for good."""
+    return {"pack": "", "child": 0, "earlier": " ".join(f"{name}:{child}" for name, child in run.packs)}
 
 
 _HOLD_CODES = {Step.STAGE: HoldCode.TRANSFER_INPUT, Step.COLLECT: HoldCode.TRANSFER_OUTPUT}

@@ -21,7 +21,6 @@ from gahp.sandbox import inputs, manifest, place, result
 from gahp.sandbox.blobs import Blobs
 from gahp.sandbox.outcome import Outcome
 from gahp.sandbox.place import Placement, Target
-from gahp.sandbox.result import Record
 from gahp.sandbox.store import MULTIPART, S3Client, Store
 from gahp.sandbox.tarstream import DamagedResult, Member, Readable, damaged, members
 
@@ -32,41 +31,94 @@ _IN_MEMORY = 1024 * 1024
 _CHUNK = 1024 * 1024
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """What a manifest in S3 has to tell the submit host of a run, and in which pack it is, as which child ("" and 0: in none)."""
+
+    text: str
+    pack: str = ""
+    child: int = 0
+
+
 class Sandbox:
     """The sandboxes of one site, in s3://bucket/prefix. Threads may share it. Every method may raise Refused or Transient."""
 
     def __init__(self, client: S3Client, bucket: str, prefix: str, threads: int = 8) -> None:
         self._store = Store(client, bucket, prefix)
         self._blobs = Blobs(self._store, threads)
-        self._downloads = concurrent.futures.ThreadPoolExecutor(threads, "download")
+        self._transfers = concurrent.futures.ThreadPoolExecutor(threads, "transfer")
 
     def close(self) -> None:
         """End the threads; what is under way is finished."""
         self._blobs.close()
-        self._downloads.shutdown(wait=True, cancel_futures=True)
+        self._transfers.shutdown(wait=True, cancel_futures=True)
 
     def run_url(self, run: str) -> str:
         """GAHP_RUN_URL of the container."""
         return self._store.url(_key(run))
 
     def manifest_url(self, run: str) -> str:
-        """BATCH_FILE_S3_URL of the container."""
+        """BATCH_FILE_S3_URL of the container; `run` may be a pack."""
         return self._store.url(f"{_key(run)}/manifest")
 
-    def stage(self, run: str, request: JobRequest, record: str = "") -> None:
-        """Have all of the job's input in S3, the manifest last, and `record` in it. May be repeated."""
+    def prepare(self, run: str, request: JobRequest, record: str = "", *, submission: int = 0, sends: int = 1) -> bytes:
+        """Have the job's large input in S3; everything else as a part for `put` or `put_pack`. May be repeated.
+
+        `record` comes back with `records`; `submission` and `sends` are what the runner has to know of a child of a pack.
+        """
         found = inputs.walk(request)
         parts = manifest.split(found.files)
         stored = self._blobs.store(parts.blobs, parts.packs)
-        self._store.put(f"{_key(run)}/manifest", manifest.build(request, found, parts.inside, stored, record))
+        identity: dict[str, str | int] = {"run": run, "submission": submission, "sends": sends}
+        return manifest.part(request, found, parts.inside, stored, record=record, identity=identity)
 
-    def records(self) -> Iterator[str]:
-        """The records of all runs that have a manifest in S3."""
-        for run in self._store.folders("runs/"):
-            if _RUN.fullmatch(run):
-                with self._store.reading(f"{_key(run)}/manifest") as found:
-                    if found is not None:
-                        yield manifest.read_record(found[1])
+    def put(self, run: str, part: bytes) -> None:
+        """Have the manifest of a single job in S3: it can be submitted now. May be repeated."""
+        self._store.put(f"{_key(run)}/manifest", manifest.single(part))
+
+    def put_pack(self, pack: str, parts: Sequence[bytes]) -> None:
+        """Have the manifest of an array job in S3, whose child number n has `parts[n]`. May be repeated until it is submitted."""
+        script, shards = manifest.pack(parts)
+        work = [
+            self._transfers.submit(self._store.put, f"{_key(pack)}/shard/{number}", shard) for number, shard in enumerate(shards)
+        ]
+        concurrent.futures.wait(work)
+        for future in work:
+            future.result()
+        self._store.put(f"{_key(pack)}/manifest", script)
+
+    def stage(self, run: str, request: JobRequest, record: str = "") -> None:
+        """`prepare` and `put`."""
+        self.put(run, self.prepare(run, request, record))
+
+    def records(self) -> Iterator[Record]:
+        """The records of all runs that have a manifest in S3, of their own or in a pack; a run may have several."""
+        for name in self._store.folders("runs/"):
+            if _RUN.fullmatch(name):
+                yield from self.records_of(name)
+
+    def records_of(self, name: str) -> Iterator[Record]:
+        """Those in one manifest, of a run or a pack; of a pack in the order of its children."""
+        firsts: list[int] = []
+        shards: list[bytes] = []
+        with self._store.reading(f"{_key(name)}/manifest") as found:
+            if found is None:
+                return
+            kind = manifest.read_head(found[1])
+            if kind == 0:
+                yield Record(manifest.read_record(found[1]))
+            elif kind == 1:
+                firsts, shards = [0], [found[1].read()]
+            elif kind == 2:
+                firsts = [int(line) for line in found[1].read().split() if line.isdigit()]
+        for number, first in enumerate(firsts):
+            shard = shards[number] if shards else self._shard(name, number)
+            for index, text in enumerate(manifest.read_shard(shard), first):
+                yield Record(text, name, index)
+
+    def _shard(self, pack: str, number: int) -> bytes:
+        with self._store.reading(f"{_key(pack)}/shard/{number}") as found:
+            return b"" if found is None else found[1].read()
 
     def claimant(self, run: str, submission: int) -> str:
         """The id of the Batch job that has claimed this submission, before it ran anything; "" if none has."""
@@ -141,7 +193,7 @@ class Sandbox:
                     raise damaged("a pack of its files is gone from S3")
                 _fill_from_tar(placement, members(found[1]), by_place.pop("p0"))
         work = [
-            self._downloads.submit(self._fetch, placement, f"{key}/out/{where[1:]}", target)
+            self._transfers.submit(self._fetch, placement, f"{key}/out/{where[1:]}", target)
             for where, by_member in by_place.items()
             for same in by_member.values()
             for target in same
@@ -202,12 +254,12 @@ def _copy(source: Readable, targets: Sequence[IO[bytes]], limit: int) -> tuple[i
     return size, digest.hexdigest()
 
 
-def _is_whole(file: IO[bytes], record: Record) -> bool:
+def _is_whole(file: IO[bytes], record: result.Record) -> bool:
     file.seek(0)
     return _copy(file, [], record.size + 1) == (record.size, record.digest)
 
 
-def _wrong(record: Record) -> Refused:
+def _wrong(record: result.Record) -> Refused:
     return damaged(f"the output {record.name} is not what the list says, as if it had changed while it was sent")
 
 

@@ -1,10 +1,17 @@
 """The manifest: one object with the runner and, behind it, all that one job needs. Pure but for reading the small files.
 
-    runner.sh         a bash script; its second line says where the payload begins
+    runner.sh         a bash script; its second line says where the payload begins, its third what the payload is
     tar (GNU format)  job/record: what the submit host needs to know the run again; the runner does not look at it
                       job/settings job/arguments job/environment job/inputs job/outputs job/remaps: lists, each item ended by NUL
                       scratch/...  small inputs and all directories, with their names and modes
                       stdin, proxy  when they are there and small
+
+What one job needs is made as a *part*, that tar gzipped. The manifest of a single job holds it unzipped; the one of a pack, an
+array job, holds the parts of all its children, or says where they are:
+
+    a shard           a table, 22 bytes a child ("BEGIN LENGTH" and a newline, ten digits each, bytes from 1), then the parts
+    PACK=1            the payload is a shard with all children
+    PACK=2            the payload is a line for each shard, the index of its first child; they are objects beside the manifest
 
 Items of job/settings are `name=value`; of job/inputs six items make a record: kind (blob, pack, url), source (the SHA-256 of a
 blob, or the URL), size, SHA-256, mode (octal or empty), place; of job/remaps two: name, and an s3 URL or "-".
@@ -13,11 +20,12 @@ blob, or the URL), size, SHA-256, mode (octal or empty), place; of job/remaps tw
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import io
 import os
 import re
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import IO
 
@@ -29,9 +37,13 @@ from gahp.sandbox.tarstream import Readable, members
 SMALL_FILE = 64 * 1024
 SMALL_TOTAL = 256 * 1024
 PACK_TOTAL = 64 * 1024 * 1024
+SHARD = 256 * 1024
+"""The most bytes that a child reads to find its part, unless that alone is larger; the script itself is not counted."""
 _HEADER = b"PAYLOAD=0000000000"
+_PACK = b"\nPACK=0"
+_ENTRY = 22
 _BLOCK = 512
-_HEAD = 200
+_HEAD = 400
 _MAX_SCRIPT = 1024 * 1024
 _MAX_RECORD = 4 * 1024 * 1024
 
@@ -86,15 +98,24 @@ def write_pack(files: Iterable[LocalFile], target: IO[bytes]) -> None:
             _add_file(tar, file)
 
 
-def build(
-    request: JobRequest, inputs: Inputs, inside: Iterable[LocalFile], stored: Iterable[Stored], record: str = ""
+def part(
+    request: JobRequest,
+    inputs: Inputs,
+    inside: Iterable[LocalFile],
+    stored: Iterable[Stored],
+    *,
+    record: str = "",
+    identity: Mapping[str, str | int] | None = None,
 ) -> bytes:
-    """The manifest of `request`. Raises Refused or Transient when a file cannot be read as it was found."""
+    """What the job of `request` needs, as a gzipped tar. Raises Refused or Transient when a file cannot be read as it was found.
+
+    `identity`: the run, submission and sends that a child of a pack finds here; a single job has them in its environment.
+    """
     payload = io.BytesIO()
     with _tar(payload) as tar:
         data = to_bytes(record)
         tar.addfile(_entry("job/record", 0o600, len(data)), io.BytesIO(data))
-        for name, items in _lists(request, inputs, stored).items():
+        for name, items in _lists(request, inputs, stored, identity or {}).items():
             data = b"".join(to_bytes(item) + b"\0" for item in items)
             tar.addfile(_entry(f"job/{name}", 0o600, len(data)), io.BytesIO(data))
         for place, mode in inputs.directories:
@@ -103,30 +124,84 @@ def build(
             tar.addfile(directory)
         for file in inside:
             _add_file(tar, file)
+    return gzip.compress(payload.getbuffer(), 6, mtime=0)
+
+
+def single(body: bytes) -> bytes:
+    """The manifest of a job whose part is `body`."""
+    return _script(0) + gzip.decompress(body)
+
+
+def pack(parts: Sequence[bytes]) -> tuple[bytes, list[bytes]]:
+    """The manifest of an array job whose children have these parts, and the shards that lie beside it (none if all fits)."""
+    if sum(map(len, parts)) + _ENTRY * len(parts) <= SHARD:
+        return _script(1) + _shard(parts), []
+    firsts, size = [0], 0
+    for index, body in enumerate(parts):
+        cost = _ENTRY + len(body)
+        if size and size + cost > SHARD:
+            firsts.append(index)
+            size = 0
+        size += cost
+    shards = [_shard(parts[first:end]) for first, end in zip(firsts, [*firsts[1:], len(parts)], strict=True)]
+    return _script(2) + b"".join(b"%d\n" % first for first in firsts), shards
+
+
+def _shard(parts: Sequence[bytes]) -> bytes:
+    table, begin = [], 1 + _ENTRY * len(parts)
+    for body in parts:
+        table.append(b"%010d %010d\n" % (begin, len(body)))
+        begin += len(body)
+    return b"".join((*table, *parts))
+
+
+def _script(kind: int) -> bytes:
     script = runner()
-    return script.replace(_HEADER, b"PAYLOAD=%010d" % (len(script) + 1), 1) + payload.getvalue()
+    script = script.replace(_PACK, b"\nPACK=%d" % kind, 1)
+    return script.replace(_HEADER, b"PAYLOAD=%010d" % (len(script) + 1), 1)
 
 
-def read_record(stream: Readable) -> str:
-    """The record in a manifest that is read from its beginning; "" when it has none or is no manifest."""
+def read_head(stream: Readable) -> int | None:
+    """Read over the script of a manifest: what is behind it, as its PACK says; None when this is no manifest."""
     head = stream.read(_HEAD)
     found = re.search(rb"^PAYLOAD=([0-9]{10})", head, re.MULTILINE)
     offset = int(found[1]) - 1 if found else 0
     if not len(head) <= offset <= _MAX_SCRIPT:
-        return ""
+        return None
     left = offset - len(head)
     while left and (data := stream.read(left)):
         left -= len(data)
+    kind = re.search(rb"^PACK=([012])", head, re.MULTILINE)
+    return int(kind[1]) if kind else 0
+
+
+def read_shard(shard: bytes) -> list[str]:
+    """The record of every child of a shard, in order; "" where there is none."""
+    count = (int(shard[:10]) - 1) // _ENTRY if shard[:10].isdigit() else 0
+    records = []
+    for line in shard[: _ENTRY * count].split(b"\n")[:count]:
+        try:
+            begin, length = map(int, line.split())
+            body = gzip.decompress(shard[begin - 1 : begin - 1 + length])
+        except (ValueError, OSError, EOFError):
+            records.append("")
+        else:
+            records.append(read_record(io.BytesIO(body)))
+    return records
+
+
+def read_record(stream: Readable) -> str:
+    """The record in the tar of a job; "" when it has none."""
     try:
         first = next(members(stream), None)
         if first is None or first.name != "job/record" or first.size > _MAX_RECORD:
             return ""
-        parts = []
-        while part := first.read(65536):
-            parts.append(part)
+        pieces = []
+        while piece := first.read(65536):
+            pieces.append(piece)
     except Refused:
         return ""
-    return to_text(b"".join(parts))
+    return to_text(b"".join(pieces))
 
 
 def runner() -> bytes:
@@ -134,7 +209,9 @@ def runner() -> bytes:
     return resources.files("gahp.sandbox").joinpath("runner.sh").read_bytes()
 
 
-def _lists(request: JobRequest, inputs: Inputs, stored: Iterable[Stored]) -> dict[str, list[str]]:
+def _lists(
+    request: JobRequest, inputs: Inputs, stored: Iterable[Stored], identity: Mapping[str, str | int]
+) -> dict[str, list[str]]:
     records: list[str] = []
     for item in stored:
         mode = "" if item.mode is None else f"{item.mode:o}"
@@ -142,7 +219,7 @@ def _lists(request: JobRequest, inputs: Inputs, stored: Iterable[Stored]) -> dic
     for place, url in inputs.urls:
         records += ["url", url, "", "", "", place]
     return {
-        "settings": [f"{key}={value}" for key, value in _settings(request, inputs).items()],
+        "settings": [f"{key}={value}" for key, value in {**_settings(request, inputs), **identity}.items()],
         "arguments": list(request.arguments),
         "environment": [f"{key}={value}" for key, value in request.environment],
         "inputs": records,

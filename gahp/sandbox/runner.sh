@@ -1,10 +1,13 @@
 #!/bin/bash
 PAYLOAD=0000000000 # where the tar behind this script begins (bytes, from 1); the submit host writes it here: always ten digits
+PACK=0 # what begins there: 0 the tar of one job, 1 a shard with all children of an array job, 2 the first index of each of its shards
 #
 # The runner: what a job's container executes. It fetches the job's input, runs the program, sends the output back.
 #
 # Needs bash 4.4, coreutils, GNU tar, and s5cmd or aws; curl or wget only for jobs with http inputs. Knows nothing of AWS Batch but
 # three variables: GAHP_RUN_URL (s3://bucket/prefix/runs/RUN), GAHP_SUBMISSION and AWS_BATCH_JOB_ATTEMPT.
+#
+# A child of an array job knows GAHP_PACK_URL and AWS_BATCH_JOB_ARRAY_INDEX instead of the first two: run and submission are in its part.
 #
 # In:  the tar behind this script: job/ (NUL-separated lists, see manifest.py), scratch/ (small inputs), stdin, proxy.
 # Out: GAHP_RUN_URL/GAHP_SUBMISSION/out/N, then .../result, a tar: exit.json, files (the list of what came out), small files.
@@ -32,7 +35,7 @@ fi
 
 # The container's environment as it was before bash touched it; names that are no shell identifiers are in it too.
 mapfile -d '' -t CONTAINER_ENV < "/proc/$$/environ"
-unset BASH_ENV ENV CDPATH GLOBIGNORE POSIXLY_CORRECT TAR_OPTIONS TAR TAPE BLOCK_SIZE BLOCKSIZE DU_BLOCK_SIZE QUOTING_STYLE
+unset BASH_ENV ENV CDPATH GLOBIGNORE POSIXLY_CORRECT TAR_OPTIONS TAR TAPE BLOCK_SIZE BLOCKSIZE GZIP DU_BLOCK_SIZE QUOTING_STYLE
 IFS=$' \t\n'
 shopt -s dotglob nullglob # behind the unset of GLOBIGNORE, which takes dotglob back
 export LC_ALL=C # lengths in bytes, messages in English, in this script and its tools; the program gets CONTAINER_ENV
@@ -43,9 +46,11 @@ readonly GRACE=${GAHP_GRACE:-20} SEND_TIME=${GAHP_SEND_TIME:-6} # of the 30 s th
 readonly RETRY_DELAY=${GAHP_RETRY_DELAY:-1}
 RUN_URL=${GAHP_RUN_URL:-}
 RESULT_URL=$RUN_URL/${GAHP_SUBMISSION:-0}
+readonly PACK_URL=${GAHP_PACK_URL:-}
 ROOT_URL=${RUN_URL%/runs/*}
 ATTEMPT=${AWS_BATCH_JOB_ATTEMPT:-1}
-readonly JOB=${AWS_BATCH_JOB_ID:-} SENDS=${GAHP_SENDS:-1} CLAIM_TIME=${GAHP_CLAIM_TIME:-3}
+SENDS=${GAHP_SENDS:-1} # how often the submit host has asked for this submission
+readonly JOB=${AWS_BATCH_JOB_ID:-} CLAIM_TIME=${GAHP_CLAIM_TIME:-3}
 SELF=$0
 [[ $SELF == /* ]] || SELF=$PWD/$SELF
 WORK='' SCRATCH=''
@@ -169,10 +174,42 @@ unpack() {
     local base=${GAHP_SCRATCH:-${TMPDIR:-/tmp}} errors
     WORK=$(mktemp -d -- "$base/gahp.XXXXXXXX" 2>&1) || { fail stage_in "cannot make a directory to work in: $WORK"; WORK=''; return 1; }
     SCRATCH=$WORK/scratch
+    if ((PACK)); then unpack_child; return; fi
     if ! errors=$( { tail -c "+$((10#$PAYLOAD))" -- "$SELF" | tar -x -p -m --no-same-owner -C "$WORK" -f - && mkdir -p -- "$SCRATCH"; } 2>&1 ); then
         fail stage_in "cannot unpack the job's manifest: ${errors%%$'\n'*}"
         return 1
     fi
+}
+
+# A shard is a table and behind it the parts, gzipped tars. A child's row is at 22 bytes times its index: where its part begins in the
+# shard, from 1, and how long it is, ten digits each.
+
+unpack_child() {
+    local index=${AWS_BATCH_JOB_ARRAY_INDEX:-} shard=$SELF table=$((10#$PAYLOAD)) first=0 number errors begin length
+    local -a firsts=()
+    [[ $index =~ ^(0|[1-9][0-9]{0,4})$ ]] || { fail stage_in "AWS_BATCH_JOB_ARRAY_INDEX is '$index': this is no child of an array job"; return 1; }
+    if ((PACK == 2)); then
+        mapfile -t firsts < <(tail -c "+$table" -- "$SELF")
+        for ((number = ${#firsts[@]} - 1; number > 0 && firsts[number] > index; number--)); do :; done
+        first=${firsts[number]} shard=$WORK/shard table=1
+        attend get_shard "$PACK_URL/shard/$number" "$shard"
+        [[ ${DRAINED[0]:-} == fetched ]] || { fail stage_in "cannot fetch the job's part from $PACK_URL/shard/$number"; return 1; }
+    fi
+    read -r begin length < <(tail -c "+$((table + 22 * (index - first)))" -- "$shard" | head -c 21)
+    [[ $begin$length =~ ^[0-9]{20}$ ]] || { fail stage_in "the pack has no child $index"; return 1; }
+    if ! errors=$( { tail -c "+$((table + 10#$begin - 1))" -- "$shard" | head -c "$((10#$length))" | tar -x -z -p -m --no-same-owner -C "$WORK" -f - &&
+        mkdir -p -- "$SCRATCH" && rm -f -- "$WORK/shard"; } 2>&1 ); then
+        fail stage_in "cannot unpack the job's part of the pack: ${errors%%$'\n'*}"
+        return 1
+    fi
+}
+
+get_shard() { # url file: a child of its own
+    local try
+    for try in 1 2 3 4; do
+        s3_get "$1" "$2" && { printf 'fetched\0' >&9; return; }
+        sleep $((RETRY_DELAY * try * try))
+    done
 }
 
 read_job() {
@@ -186,6 +223,9 @@ read_job() {
     declare -gA REMAP=() # name: an s3 URL, or - for a place on the submit host
     for ((i = 0; i < ${#REMAPS[@]}; i += 2)); do REMAP[${REMAPS[i]}]=${REMAPS[i + 1]}; done
     RECEIVED=${SETTING[input_bytes]}
+    ((PACK)) || return 0
+    RUN_URL=${PACK_URL%/*}/${SETTING[run]} SENDS=${SETTING[sends]}
+    RESULT_URL=$RUN_URL/${SETTING[submission]}
 }
 
 bad_input() { # message: hand it to the runner and end this child
@@ -389,9 +429,9 @@ claim_run() {
 
 stage_in() {
     unpack || return 1
+    read_job
     claim_run || return 1
     earlier_result && finish "$RUNNER_EXIT"
-    read_job
     if ((${#INPUTS[@]})); then
         attend fetch_all
         if [[ ${DRAINED[0]:-} == fetched ]]; then
@@ -962,6 +1002,7 @@ main() {
     if command -v s5cmd > /dev/null; then S3_TOOL=s5cmd
     elif command -v aws > /dev/null; then S3_TOOL=aws
     else say "neither s5cmd nor aws is on the container's PATH ($PATH): the image needs one of them"; finish 125; fi
+    ((PACK)) && RUN_URL=$PACK_URL ROOT_URL=${PACK_URL%/runs/*}
     [[ $RUN_URL == s3://*/runs/?* ]] || { say "GAHP_RUN_URL is missing or no s3:// URL: this job was not submitted by awsbatch_gahp"; finish 125; }
     [[ $ATTEMPT =~ ^[1-9][0-9]{0,3}$ ]] || ATTEMPT=1
     RUNNER_EXIT=125
@@ -971,6 +1012,7 @@ main() {
         stage_out
     fi
     STEP=commit
+    [[ $RUN_URL != "$PACK_URL" ]] || finish 125 # it does not know which run it is
     send_result || { say "the result could not be uploaded; giving up"; RUNNER_EXIT=125; }
     finish "$RUNNER_EXIT"
 }

@@ -1,5 +1,6 @@
 """From a request to SubmitJob's parameters, checked against botocore's own service model."""
 
+import dataclasses
 import re
 
 import botocore.session
@@ -8,7 +9,7 @@ from botocore.validate import ParamValidator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gahp.batch import check_resources, choose_queue
+from gahp.batch import check_resources, choose_queue, shape
 from gahp.batch.overrides import submit_parameters
 from gahp.model import JobRequest, Refused, Resources
 
@@ -120,3 +121,44 @@ def test_whatever_a_job_ad_holds_the_parameters_fit_the_service_model(request, f
         assert re.fullmatch(r"[A-Za-z0-9 +\-=._:/@]{1,256}", value), key
     if fair_share:
         assert re.fullmatch(r"[A-Za-z0-9]{1,255}", found["shareIdentifier"])
+
+
+def test_an_array_has_its_size_and_in_its_tags_what_all_have_in_common_and_the_first_job():
+    request = JobRequest(executable="/bin/true", iwd="/", global_job_id="schedd#12.0#5", dag_node="A", owner="ann", project="p")
+    found = parameters(request, size=50)
+    assert ParamValidator().validate(found, SHAPE).generate_report() == ""
+    assert found["arrayProperties"] == {"size": 50}
+    assert found["tags"] == {
+        "HTCondorJob": "schedd/12.0/5 and 49 more",
+        "HTCondorDAGNode": "A and 49 more",
+        "HTCondorOwner": "ann",
+        "HTCondorProject": "p",
+    }
+    assert "arrayProperties" not in parameters(request)
+    assert parameters(request)["tags"]["HTCondorDAGNode"] == "A"
+
+
+@pytest.mark.parametrize(
+    ("change", "together"),
+    [
+        ({"arguments": ("x",), "iwd": "/tmp", "dag_node": "B", "global_job_id": "g", "inputs": ("x",)}, True),
+        ({"resources": Resources(disk_kib=5)}, True),
+        ({"resources": Resources(cpus=2)}, False),
+        ({"resources": Resources(memory_mib=8)}, False),
+        ({"resources": Resources(gpus=1)}, False),
+        ({"resources": Resources(runtime_s=60)}, False),
+        ({"priority": 1}, False),
+        ({"project": "p"}, False),
+        ({"owner": "ann"}, False),
+    ],
+)
+def test_what_submitjob_says_of_all_children_at_once_is_the_shape(change, together):
+    request = JobRequest(executable="/bin/true", iwd="/")
+    other = dataclasses.replace(request, **change)
+    assert (shape(request, "q") == shape(other, "q")) is together
+    assert shape(request, "q") != shape(request, "r")
+    if together:
+        made = [parameters(each, size=2) for each in (request, other)]
+        for parts in made:
+            parts.pop("tags", None)
+        assert made[0] == made[1]

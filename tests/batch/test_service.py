@@ -135,3 +135,16 @@ def test_a_fair_share_queue_gets_the_project_as_share(aws, batch):
     request = JobRequest(executable="/bin/true", iwd="/", project="astro-2")
     job_id = batch.submit(request, name="s", queue="shared", environment={"A": "1"})
     assert client.describe_jobs(jobs=[job_id])["jobs"][0]["shareIdentifier"] == "astro2"
+
+
+def test_an_array_is_found_by_its_name_and_its_children_are_active_one_by_one(batch):
+    name = f"7-pack-{uuid.uuid4()}"
+    parent = batch.submit(REQUEST, name=name, queue=QUEUE, environment={"GAHP_PACK_URL": "s3://b/runs/p"}, size=3)
+    assert batch.find(name, QUEUE) == parent
+    ids = [f"{parent}:{index}" for index in range(3)]
+    ((_, found),) = batch.describe(ids)
+    assert set(found) == set(ids)
+    batch.terminate(ids[1], "not this one")
+    left = {job.id: environment for job, environment in batch.active(QUEUE) if job.id.startswith(parent)}
+    assert set(left) == {ids[0], ids[2]}
+    assert all(environment["GAHP_PACK_URL"] == "s3://b/runs/p" for environment in left.values())

@@ -25,6 +25,7 @@ import classad2
 from gahp.cli.client import Client
 from gahp.local import LocalAws
 from gahp.model import Refused
+from tests.packs import batch_rows
 
 DYING_GAHP = [sys.executable, str(Path(__file__).parent / "dying_gahp.py")]
 PENDING = 50
@@ -306,16 +307,8 @@ class Gridmanager:
 
 
 def batch_jobs(aws: LocalAws) -> list[dict[str, Any]]:
-    """Every job that Batch ever had, from ListJobs."""
-    client, queue = aws.client("batch"), aws.environment()["_CONDOR_AWSBATCH_JOB_QUEUE"]
-    rows: list[dict[str, Any]] = []
-    token: dict[str, str] = {}
-    while True:
-        page = client.list_jobs(jobQueue=queue, filters=[{"name": "JOB_NAME", "values": ["*"]}], **token)
-        rows += page["jobSummaryList"]
-        if not page.get("nextToken"):
-            return rows
-        token = {"nextToken": page["nextToken"]}
+    """Every job that Batch ever had, from ListJobs; children of array jobs by the names of their runs."""
+    return batch_rows(aws)
 
 
 def unfinished(aws: LocalAws, names: set[str], wait_s: float = 20.0) -> list[str]:

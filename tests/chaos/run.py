@@ -27,7 +27,8 @@ POINTS = [
     *("write new run", "answer BLAH_JOB_SUBMIT", "HeadObject", "PutObject", "write STAGED", "write SUBMITTING", "SubmitJob"),
     *("write SUBMITTED", "DescribeJobs", "write started", "write confirmed", "answer BLAH_JOB_STATUS", "write COLLECTING"),
     *("GetObject", "placing", "rename", "write COMPLETED", "ListJobs", "write wanted REMOVE", "TerminateJob", "write REMOVED"),
-    *("answer BLAH_JOB_CANCEL", "write adoption"),
+    *("answer BLAH_JOB_CANCEL", "write adoption", "write pack SUBMITTING", "write pack SUBMITTED", "write pack ACCEPTED"),
+    "write ACCEPTED",
 ]
 
 
@@ -43,7 +44,16 @@ def set_faults(aws: LocalAws, seed: int) -> None:
 
 
 def chaos(
-    aws: LocalAws, home: Path, *, jobs: int, kills: int, seed: int, live_s: float, limit_s: float, say: bool = False
+    aws: LocalAws,
+    home: Path,
+    *,
+    jobs: int,
+    kills: int,
+    seed: int,
+    live_s: float,
+    limit_s: float,
+    pack_size: int = 10_000,
+    say: bool = False,
 ) -> dict[str, object]:
     """Run it; the account, whose `problems` are empty if all is well."""
     dice = random.Random(seed)
@@ -54,7 +64,7 @@ def chaos(
     ]
     for job in all_jobs:
         job.not_before = kills * job.number // jobs  # so that the deaths are spread over all jobs, to the last
-    gridmanager = Gridmanager(aws, home, all_jobs, seed=seed, save_s=0.5)
+    gridmanager = Gridmanager(aws, home, all_jobs, seed=seed, save_s=0.5, pack_size=pack_size)
     began, until = time.monotonic(), time.monotonic() + limit_s
     set_faults(aws, seed)
     while not gridmanager.over() and gridmanager.deaths < kills:
@@ -104,6 +114,7 @@ def account(aws: LocalAws, gridmanager: Gridmanager, seconds: float) -> dict[str
         "submits sent again that got the same id": gridmanager.repeated_submits,
         "runs": len(runs),
         "Batch jobs made": len(rows),
+        "of them children of array jobs": sum("arrayJobId" in row for row in rows),
         "Batch jobs made twice": len(doubles(rows)),
         "jobs whose program ran": sum(bool(job.attempts) for job in jobs),
         "programs run more than once for a submission": sum("copies ran" in what for what in problems),
@@ -123,6 +134,7 @@ def main() -> int:
     parser.add_argument("--life", type=float, default=1.0, help="seconds that a GAHP lives in the mean")
     parser.add_argument("--limit", type=float, default=7200, help="seconds after which it is given up")
     parser.add_argument("--submits", type=int, default=0, help="measure lost replies of so many submits instead")
+    parser.add_argument("--pack-size", type=int, default=10_000, help="AWSBATCH_PACK_SIZE; 1: without packing")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gahp-chaos-", ignore_cleanup_errors=True) as name:
         home = Path(name)
@@ -132,7 +144,7 @@ def main() -> int:
                 for what, count in counted.items():
                     print(f"{what:65} {count}")
                 return int(counted["Batch jobs made"] != options.submits)
-            size = {"jobs": options.jobs, "kills": options.kills, "seed": options.seed}
+            size = {"jobs": options.jobs, "kills": options.kills, "seed": options.seed, "pack_size": options.pack_size}
             result = chaos(aws, home, **size, live_s=options.life, limit_s=options.limit, say=True)
     problems = result.pop("problems")
     assert isinstance(problems, list)

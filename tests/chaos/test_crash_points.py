@@ -32,6 +32,18 @@ CHAINS = [
     ["SubmitJob after", "write SUBMITTED before", "write SUBMITTED after", "rename before", "rename after"],
     ["write new run before", "answer BLAH_JOB_SUBMIT before", "answer BLAH_JOB_SUBMIT before"],
 ]
+# Three jobs that become one array job. A pack that was never seen in Batch is given up, and another one is made.
+PACK = ["PutObject", "PutObject 2", "write pack SUBMITTING", "SubmitJob", "write pack SUBMITTED", "DescribeJobs", "GetObject"]
+PACK_CHAINS = [
+    ["write pack SUBMITTING after", "ListJobs before"],
+    ["write pack SUBMITTING after", "ListJobs after"],
+    ["SubmitJob after", "ListJobs before"],
+    ["SubmitJob after", "write SUBMITTED before"],
+    ["SubmitJob after", "write SUBMITTED 2 after"],
+    ["write pack SUBMITTING after", "write ACCEPTED before"],
+    ["write pack SUBMITTING after", "write ACCEPTED 2 after"],
+    ["write pack SUBMITTING after", "write ACCEPTED 3 after", "write pack SUBMITTING after", "SubmitJob after"],
+]
 CASES = [
     *[("", [f"{point} {side}"]) for point in PLAIN for side in ("before", "after")],
     *[("remove", [f"{point} {side}"]) for point in REMOVE for side in ("before", "after")],
@@ -39,6 +51,7 @@ CASES = [
     *[("suspend", [f"{point} {side}"]) for point in SUSPEND for side in ("before", "after")],
     *[("", chain) for chain in CHAINS],
 ]
+PACK_CASES = [*[[f"{point} {side}"] for point in PACK for side in ("before", "after")], *PACK_CHAINS]
 NUMBERS = {f"{fate or 'plain'}: {', '.join(points)}": 5 * number for number, (fate, points) in enumerate(CASES, 1)}
 
 
@@ -50,6 +63,34 @@ def parse(point):
 
 
 WRITES = sorted({parse(point)[0].rpartition(" ")[0] for _, points in CASES for point in points if point.startswith("write ")})
+
+
+def live_through_packed(aws, home, number, points):
+    """Three jobs that are submitted together, under GAHPs that die at `points`; all that went wrong."""
+    jobs = [Job(home, number + index, sleep_s=0.1) for index in range(3)]
+    gridmanager = Gridmanager(aws, home, jobs, pack_quiet=700, pack_wait=3000)
+    gridmanager.run([parse(point) for point in points], limit_s=90)
+    runs = {job_id.rpartition("/")[2] for job in jobs for job_id in job.ids}
+    with gridmanager.one_more():
+        left = unfinished(aws, runs)
+    rows = [row for row in batch_jobs(aws) if row["jobName"] in runs]
+    problems = [what for job in jobs for what in job.wrong()]
+    problems += [f"left running: {name}" for name in left] + [f"made twice: {name}" for name in doubles(rows)]
+    if len(rows) != 3:
+        problems.append(f"{len(rows)} Batch jobs for 3 runs")
+    if gridmanager.deaths != len(points):
+        problems.append(f"died {gridmanager.deaths} times instead of {len(points)}: the point was not passed")
+    return problems
+
+
+@pytest.mark.parametrize(
+    ("number", "points"),
+    [(3000 + 5 * number, points) for number, points in enumerate(PACK_CASES)],
+    ids=[", ".join(points) for points in PACK_CASES],
+)
+def test_dying_in_a_pack_at(chaos_aws, tmp_path, number, points):
+    assert live_through_packed(chaos_aws, tmp_path, number, points) == []
+
 
 def live_through(aws, home, number, fate, points, drop="", limit_s=60):
     """One job of that fate under GAHPs that die at `points`; all that went wrong. `drop`: a journal write that is left out."""
@@ -143,5 +184,12 @@ def test_every_point_that_is_passed_has_its_case(chaos_aws, tmp_path):
         gridmanager.run(limit_s=60)
         assert job.wrong() == []
         passed.update((home / "trace").read_text().splitlines())
-    covered = {parse(point)[0] for _, points in CASES for point in points}
+    home = tmp_path / "pack"
+    home.mkdir()
+    jobs = [Job(home, 1015 + index) for index in range(3)]
+    gridmanager = Gridmanager(chaos_aws, home, jobs, pack_quiet=700, pack_wait=3000)
+    gridmanager.environment["TRACE"] = str(home / "trace")
+    gridmanager.run(limit_s=60)
+    passed.update((home / "trace").read_text().splitlines())
+    covered = {parse(point)[0] for points in [*(points for _, points in CASES), *PACK_CASES] for point in points}
     assert set(passed) - covered == set()

@@ -64,3 +64,26 @@ def test_ending_one_tells_its_run_first_and_leaves_the_run_of_a_second_copy_alon
     end(journal, batch, BatchJob("5", "twice", "RUNNING"))
     assert batch.terminated == ["6", "5"]
     assert journal.wanted_changes() == [("old", Wanted.REMOVE)]
+
+
+def test_children_of_array_jobs_are_told_apart_by_their_index(journal):
+    batch = FakeBatch(journal)
+    add(journal, "fine", state=RunState.SUBMITTED, native_id="x:0", confirmed=True, pack="p", child=0)
+    add(journal, "over", state=RunState.REMOVED, report=JobReport(JobState.REMOVED), pack="p", child=1)
+    add(journal, "again", state=RunState.SUBMITTED, native_id="y:0", confirmed=True, pack="q", child=0, earlier="p:2")
+    for index in range(4):
+        batch.add(f"x:{index}", "p", "")
+    for _, environment in batch.jobs:
+        del environment["GAHP_RUN_URL"]
+        environment["GAHP_PACK_URL"] = "s3://b/runs/p"
+    found = {job.id: reason for job, reason in orphans(journal, batch, ("q",), 3600.0)}
+    assert found == {
+        "x:1": "its run is over (REMOVED)",
+        "x:2": "a second copy: its run goes on as y:0",
+        "x:3": "the journal does not know it",
+    }
+    end(journal, batch, BatchJob("x:2", "p", "RUNNING"))
+    assert journal.wanted_changes() == []
+    end(journal, batch, BatchJob("x:0", "p", "RUNNING"))
+    assert batch.terminated == ["x:2", "x:0"]
+    assert journal.wanted_changes() == [("fine", Wanted.REMOVE)]

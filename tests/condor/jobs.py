@@ -19,6 +19,7 @@ import pytest
 
 from tests.condor.gate import Gate
 from tests.condor.pool import NoPool, Pool
+from tests.packs import batch_jobs
 
 WAIT_S = 120.0
 GRID = "universe = grid\ngrid_resource = batch awsbatch\n"
@@ -135,12 +136,7 @@ class Site:
 
     def batch_jobs(self, run: str, queue: str = "") -> list[dict[str, Any]]:
         """All jobs that the queue ever had (the site's unless one is named) whose name begins with `run`, oldest first."""
-        pages = self.batch.get_paginator("list_jobs").paginate(
-            jobQueue=queue or self.queue, filters=[{"name": "JOB_NAME", "values": [f"{run}*"]}]
-        )
-        ids = [row["jobId"] for page in pages for row in page["jobSummaryList"]]
-        found = [job for at in range(0, len(ids), 100) for job in self.batch.describe_jobs(jobs=ids[at : at + 100])["jobs"]]
-        return sorted(found, key=lambda job: job["createdAt"])
+        return batch_jobs(self.aws, run, queue or self.queue)
 
     def gridmanager_log(self) -> str:
         return "\n".join(path.read_text(errors="replace") for path in (self.pool.folder / "log").glob("GridmanagerLog*"))

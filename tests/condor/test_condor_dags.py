@@ -61,7 +61,12 @@ def test_the_black_diamond_gives_what_its_programs_give_directly(site):
     until(lambda: len(site.pool.ads("condor_history", "-constraint", constraint)) == 4, "the history does not have four nodes")
     nodes = site.pool.ads("condor_history", "-constraint", constraint)
     tags = {site.batch_jobs(f"{ad['ClusterId']}-0-")[0]["tags"]["HTCondorDAGNode"] for ad in nodes}
-    assert tags == {"preprocess", "findrange1", "findrange2", "analyze"}
+    # The two in the middle may have come as one array job, which has the name of the one that was first.
+    assert tags in (
+        {"preprocess", "findrange1", "findrange2", "analyze"},
+        {"preprocess", "findrange1 and 1 more", "analyze"},
+        {"preprocess", "findrange2 and 1 more", "analyze"},
+    )
 
 
 @pytest.mark.together

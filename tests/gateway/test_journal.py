@@ -256,6 +256,7 @@ def test_a_journal_of_the_first_version_is_brought_up_to_date(tmp_path):
     try:
         (run,) = journal.adopt()
         assert (run.name, run.state, run.native_id, run.sends, run.discarded) == ("old", RunState.SUBMITTED, "id", 0, False)
+        assert (run.pack, run.child, run.earlier, run.packs) == ("", 0, "", [])
         assert journal.request("old") == REQUEST
         new = a_run(name="new")
         journal.insert(new, REQUEST).result()

@@ -26,7 +26,7 @@ from gahp.sandbox import Outcome
 
 SETTLE_S, LAG_S = 10.0, 5.0
 KNOBS = {"AWSBATCH_JOB_QUEUE": "q", "AWSBATCH_JOB_DEFINITION": "d", "AWSBATCH_S3_URL": "s3://bucket/x"}
-DIRECTORIES = ["home_bl_m_1.0_5", "home_bl_m_2.0_5"]
+DIRECTORIES = ["home_bl_m_1.0_5", "home_bl_m_2.0_5", "home_bl_m_3.0_5"]
 
 
 class Crash(BaseException):
@@ -55,7 +55,7 @@ class StepJournal(Journal):
 
     def _write(self, sql, values, *, keep=True):
         future = Soon(self)
-        self.pending.append(_Write(sql, _to_row(values), keep, future))
+        self.pending.append(_Write(sql, values if isinstance(values, list) else _to_row(values), keep, future))
         return future
 
     def record(self, run, **changes):
@@ -95,16 +95,26 @@ class FakeBatch:
 
     def __init__(self, world):
         self.world = world
-        self.jobs = {}  # id: (name, directory, time, BatchJob)
+        self.jobs = {}  # id: (name, directory, time, BatchJob); of a child of an array: the name that it would have alone
+        self.arrays = {}  # id: (name, time)
         self.lose = ""
 
-    def submit(self, request, *, name, queue, environment):
+    def submit(self, request, *, name, queue, environment, size=1):
         self.world.point()
         lose, self.lose = self.lose, ""
         if lose == "there":
             raise Unsure("lost")
         job_id = f"id{len(self.jobs)}"
-        self.jobs[job_id] = (name, request.directory, self.world.now, BatchJob(job_id, name, "RUNNABLE"))
+        if size > 1:
+            members = self.world.sandbox.packs[name]
+            assert len(members) == size
+            self.arrays[job_id] = (name, self.world.now)
+            for index, (child, directory) in enumerate(members):
+                made = BatchJob(f"{job_id}:{index}", child, "RUNNABLE")
+                self.jobs[made.id] = (child, directory, self.world.now, made)
+        else:
+            assert name in self.world.sandbox.singles
+            self.jobs[job_id] = (name, request.directory, self.world.now, BatchJob(job_id, name, "RUNNABLE"))
         self.world.point()
         if lose == "back":
             raise Unsure("lost")
@@ -112,11 +122,15 @@ class FakeBatch:
 
     def find(self, name, queue):
         self.world.point()
-        listed = (i for i, (n, _, made, _) in self.jobs.items() if n == name and self.world.now - made >= LAG_S)
-        return next(listed, "")
+        return next((i for n, i, made in self.top() if n == name and self.world.now - made >= LAG_S), "")
+
+    def top(self):
+        """What ListJobs sees by name: no children."""
+        yield from ((n, i, made) for i, (n, _, made, _) in self.jobs.items() if ":" not in i)
+        yield from ((n, i, made) for i, (n, made) in self.arrays.items())
 
     def named(self, name, queue):
-        return [(n, i) for i, (n, *_) in self.jobs.items() if n == name]
+        return [(n, i) for n, i, _ in self.top() if n == name]
 
     def describe(self, ids):
         ids = list(ids)
@@ -153,13 +167,26 @@ class FakeBatch:
 class FakeSandbox:
     def __init__(self, world):
         self.world = world
+        self.packs, self.singles = {}, set()
 
     def run_url(self, run):
         return run
 
     manifest_url = run_url
 
-    def stage(self, run, request, record):
+    def prepare(self, run, request, record, submission, sends):
+        self.world.point()
+        return f"{run if submission == 0 else f'{run}-{submission}'} {request.directory}".encode()
+
+    def put(self, run, part):
+        self.world.point()
+        # Under every name that the run may still be submitted by.
+        self.singles |= {run, *(f"{run}-{submission}" for submission in range(1, 100))}
+        self.world.point()
+
+    def put_pack(self, pack, parts):
+        self.world.point()
+        self.packs[pack] = [tuple(part.decode().split()) for part in parts]
         self.world.point()
 
     def claimant(self, run, submission):
@@ -190,6 +217,8 @@ class Wish:
 
 
 class Lifecycle(RuleBasedStateMachine):
+    pack_size = 1
+
     @initialize()
     def begin(self):
         self.directory = tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
@@ -206,7 +235,9 @@ class Lifecycle(RuleBasedStateMachine):
         ]
         for patch in self.patches:
             patch.start()
-        self.config = config.load({**KNOBS, "AWSBATCH_LOOKUP_SETTLE": str(SETTLE_S)}.get)
+        self.config = config.load(
+            {**KNOBS, "AWSBATCH_LOOKUP_SETTLE": str(SETTLE_S), "AWSBATCH_PACK_SIZE": str(self.pack_size)}.get
+        )
         self.gahp = None
         self.start()
 
@@ -425,8 +456,32 @@ class Lifecycle(RuleBasedStateMachine):
             self.batch.set(job_id, "RUNNING", started=self.now)
 
 
+class PackedLifecycle(Lifecycle):
+    """The same with packing: of the jobs that are staged in one second some come to be children of one array job."""
+
+    pack_size = 10
+
+    @rule()
+    def all_submit(self):
+        for directory in DIRECTORIES:
+            self.submit(directory)
+
+    @rule(rounds=st.integers(1, 6), seconds=st.sampled_from([0.3, 4.0]))
+    def all_work(self, rounds, seconds):
+        """So much of the GAHP's own work that a pack gets on its way, or is given up and made anew."""
+        for _ in range(rounds):
+            for _ in range(len(self.tasks)):
+                self.work(0)
+            self.commit()
+            self.now += seconds
+        for directory in DIRECTORIES:
+            self.save(directory)
+            self.status(directory)
+
+
 TestLifecycle = Lifecycle.TestCase
-TestLifecycle.settings = settings(
+TestPackedLifecycle = PackedLifecycle.TestCase
+TestLifecycle.settings = TestPackedLifecycle.settings = settings(
     max_examples=int(os.environ.get("MODEL_EXAMPLES", "60")),
     stateful_step_count=60,
     deadline=None,

@@ -30,12 +30,14 @@ class FakeBatch:
         if self.fail.get(verb):
             raise self.fail[verb].pop(0)
 
-    def submit(self, request, *, name, queue, environment):
+    def submit(self, request, *, name, queue, environment, size=1):
         lose = self.lost.pop(0) if self.lost else None
         if lose == "before":
             raise Unsure("nothing arrived")
         self._called("submit", name)
-        self.jobs[f"id-{name}"] = BatchJob(id=f"id-{name}", name=name, status="RUNNABLE")
+        self.jobs[f"id-{name}"] = BatchJob(id=f"id-{name}", name=name, status="RUNNABLE" if size == 1 else "PENDING")
+        for index in range(size if size > 1 else 0):
+            self.jobs[f"id-{name}:{index}"] = BatchJob(id=f"id-{name}:{index}", name=f"{name}:{index}", status="RUNNABLE")
         if lose == "after":
             raise Unsure("the reply is lost")
         return f"id-{name}"
@@ -77,6 +79,8 @@ class FakeSandbox:
     def __init__(self):
         self.outcome = Outcome(exit_code=0)
         self.fail = []
+        self.fail_pack = []
+        self.packs = {}
         self.collected = 0
         self.discarded = []
         self.claims = {}
@@ -90,9 +94,18 @@ class FakeSandbox:
     def claimant(self, run, submission):
         return self.claims.get((run, submission), "")
 
-    def stage(self, run, request, record):
+    def prepare(self, run, request, record, submission, sends):
         if self.fail:
             raise self.fail.pop(0)
+        return run.encode()
+
+    def put(self, run, part):
+        assert part == run.encode()
+
+    def put_pack(self, pack, parts):
+        if self.fail_pack:
+            raise self.fail_pack.pop(0)
+        self.packs[pack] = [part.decode() for part in parts]
 
     def discard(self, run):
         self.discarded.append(run)
@@ -103,7 +116,7 @@ class FakeSandbox:
 
 
 class World:
-    def __init__(self, directory):
+    def __init__(self, directory, **knobs):
         self.batch, self.sandbox, self.now = FakeBatch(), FakeSandbox(), 1000.0
         self.journal = Journal(str(directory), clock=lambda: self.now)
         self.runs = Runs(
@@ -117,6 +130,7 @@ class World:
             transfer_threads=2,
             submit_threads=2,
             clock=lambda: self.now,
+            **knobs,
         )
         self.runs.start()
 

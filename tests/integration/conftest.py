@@ -14,6 +14,7 @@ import pytest
 from gahp.cli.client import Client
 from gahp.local import LocalAws
 from gahp.model import JobState
+from tests.packs import batch_jobs
 
 GAHP = os.path.join(os.path.dirname(sys.executable), "awsbatch_gahp")
 WAIT_S = 60.0
@@ -129,6 +130,11 @@ def submit_ad(iwd: Path, **ad) -> str:
     return f"[ {'; '.join(quoted + ([raw] if raw else []))} ]"
 
 
+@pytest.fixture(name="submit_ad")
+def submit_ad_fixture():
+    return submit_ad
+
+
 @pytest.fixture
 def start(aws, tmp_path):
     """Starts GAHPs of one user; they are ended when the test is."""
@@ -167,9 +173,6 @@ def jobs_of(aws):
     """The Batch jobs of a run, by its job id: every submission that Batch ever saw."""
 
     def jobs_of(job_id):
-        batch, name = aws.client("batch"), job_id.rpartition("/")[2]
-        queue = aws.environment()["_CONDOR_AWSBATCH_JOB_QUEUE"]
-        rows = batch.list_jobs(jobQueue=queue, filters=[{"name": "JOB_NAME", "values": [name + "*"]}])["jobSummaryList"]
-        return batch.describe_jobs(jobs=[row["jobId"] for row in rows])["jobs"] if rows else []
+        return batch_jobs(aws, job_id.rpartition("/")[2])
 
     return jobs_of

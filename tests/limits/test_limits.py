@@ -118,8 +118,10 @@ def test_what_one_gahp_learns_the_others_of_the_directory_know(tmp_path):
     assert second._rates.rows[Kind.SUBMIT].throttled == 1
 
 
-def _use_up(directory, until, done):
+def _use_up(directory, ready, done):
     limiter, count = Limiter(directory, Tops(end=100, submit=100, status=100, all=1000, start=1.0)), 0
+    ready.wait(60)
+    until = time.monotonic() + 4
     while time.monotonic() < until:
         try:
             limiter.wait(Kind.SUBMIT, 0.05)
@@ -131,8 +133,8 @@ def _use_up(directory, until, done):
 
 def test_processes_of_one_host_together_keep_to_one_rate(tmp_path):
     context = multiprocessing.get_context("spawn")
-    done, begun = context.Queue(), time.monotonic()
-    several = [context.Process(target=_use_up, args=(str(tmp_path), begun + 4, done)) for _ in range(3)]
+    done, ready = context.Queue(), context.Barrier(3)
+    several = [context.Process(target=_use_up, args=(str(tmp_path), ready, done)) for _ in range(3)]
     for process in several:
         process.start()
     total = sum(done.get(timeout=60) for _ in several)

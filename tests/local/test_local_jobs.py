@@ -145,6 +145,27 @@ def test_one_child_of_an_array_can_be_terminated(account: Any) -> None:
     assert account.describe(f"{parent}:1")["statusReason"] == "this one"
 
 
+def test_one_child_of_an_array_can_be_cancelled_before_it_starts(account: Any) -> None:
+    account.aws.faults.stuck(name="waits-*")
+    parent = account.submit(name="waits-array", arrayProperties={"size": 3})
+    account.batch.cancel_job(jobId=f"{parent}:1", reason="not this one")
+    child = account.wait(f"{parent}:1")
+    assert (child["status"], child["statusReason"], child["attempts"]) == ("FAILED", "not this one", [])
+    account.aws.faults.clear()
+    assert account.wait(parent)["arrayProperties"]["statusSummary"]["SUCCEEDED"] == 2
+
+
+def test_a_child_whose_host_goes_away_is_retried_alone_with_the_same_id(account: Any) -> None:
+    script = 'echo "$AWS_BATCH_JOB_ID $AWS_BATCH_JOB_ATTEMPT"; [ "$AWS_BATCH_JOB_ARRAY_INDEX$AWS_BATCH_JOB_ATTEMPT" != 11 ] || '
+    parent = account.submit(script + f"{{ {WAIT}; }}", arrayProperties={"size": 2}, retryStrategy={"attempts": 2})
+    account.wait(f"{parent}:1", "RUNNING")
+    assert account.aws.faults.vanish(f"{parent}:1")
+    account.wait(parent)
+    children = [account.describe(f"{parent}:{index}") for index in range(2)]
+    assert [(child["status"], len(child["attempts"])) for child in children] == [("SUCCEEDED", 1), ("SUCCEEDED", 2)]
+    assert account.output(children[1]) == [f"{parent}:1 2"]
+
+
 def test_terminating_an_array_terminates_all_its_children(account: Any) -> None:
     account.aws.faults.stuck(name="held-*")
     parent = account.submit(name="held-array", arrayProperties={"size": 50})

@@ -1,0 +1,119 @@
+"""When a group of jobs is complete, on a clock that the test turns."""
+
+import re
+
+import pytest
+
+from gahp.gateway import packer as module
+from gahp.gateway.packer import Packer, Part, pack_name
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def packer(clock):
+    return Packer(size=5, quiet_s=0.025, wait_s=0.25, clock=clock)
+
+
+def offer(packer, name, shape="a", body=b"x"):
+    return packer.offer(name, Part(body, shape), name)
+
+
+def test_a_group_is_complete_when_none_came_for_the_quiet_time(packer, clock):
+    group, new = offer(packer, "1-0-a")
+    assert new
+    assert packer.left(group) == pytest.approx(0.025)
+    clock.now += 0.02
+    assert offer(packer, "1-1-a") == (group, False)
+    clock.now += 0.02
+    assert packer.left(group) == pytest.approx(0.005)
+    clock.now += 0.0051
+    assert packer.left(group) == 0.0
+    assert [member for member, _ in group.members] == ["1-0-a", "1-1-a"]
+
+
+def test_a_group_is_complete_after_the_longest_wait_although_more_come(packer, clock):
+    group, _ = offer(packer, "0")
+    packer._size = 1000
+    for number in range(1, 16):
+        assert packer.left(group) > 0
+        clock.now += 0.0166
+        assert offer(packer, str(number))[0] is group
+    clock.now += 0.002
+    assert packer.left(group) == 0.0
+
+
+def test_what_is_complete_takes_no_more(packer, clock):
+    group, _ = offer(packer, "0")
+    clock.now += 1
+    assert packer.left(group) == 0.0
+    other, new = offer(packer, "1")
+    assert new
+    assert other is not group
+    assert other.name != group.name
+
+
+def test_a_full_group_is_complete_at_once_and_the_next_one_begins_another(packer):
+    groups = [offer(packer, str(number)) for number in range(7)]
+    assert [new for _, new in groups] == [True, False, False, False, False, True, False]
+    assert packer.left(groups[0][0]) == 0.0
+    assert packer.left(groups[5][0]) > 0
+
+
+def test_a_group_holds_so_many_bytes_and_no_more(packer, monkeypatch):
+    monkeypatch.setattr(module, "_MOST_BYTES", 100)
+    first, _ = offer(packer, "0", body=b"x" * 60)
+    assert offer(packer, "1", body=b"x" * 60)[0] is first
+    assert packer.left(first) == 0.0
+    assert offer(packer, "2")[1]
+
+
+def test_jobs_of_different_shapes_are_kept_apart(packer):
+    one, two = offer(packer, "0", shape="a")[0], offer(packer, "1", shape="b")[0]
+    assert one is not two
+    assert offer(packer, "2", shape="b") == (two, False)
+
+
+def test_a_run_that_is_about_to_be_staged_is_waited_for_but_no_longer_than_the_longest_wait(packer, clock):
+    group, _ = offer(packer, "0")
+    packer.expect("1")
+    clock.now += 0.1
+    assert 0 < packer.left(group) <= 0.025
+    packer.staging("1")
+    clock.now += 0.1
+    assert packer.left(group) > 0
+    clock.now += 0.051
+    assert packer.left(group) == 0.0
+
+
+def test_a_run_that_comes_or_fails_is_no_longer_waited_for(packer, clock):
+    group, _ = offer(packer, "0")
+    packer.expect("1")
+    packer.staging("1")
+    clock.now += 0.1
+    packer.staged("1")
+    assert packer.left(group) == 0.0
+
+
+def test_a_run_that_has_been_uploading_for_long_holds_nobody_up(packer, clock):
+    packer.staging("huge")
+    clock.now += 60
+    group, _ = offer(packer, "0")
+    clock.now += 0.026
+    assert packer.left(group) == 0.0
+
+
+def test_the_name_of_an_array_has_the_cluster_of_its_first_run():
+    assert re.fullmatch("1234-pack-[a-z2-7]{16}", pack_name("1234-0-abcdefg"))
+    assert re.fullmatch("job-pack-[a-z2-7]{16}", pack_name("job-abcdefg"))
+    assert pack_name("1-0-a") != pack_name("1-0-a")
