@@ -136,6 +136,7 @@ def _measured(case: Case, folder: Path, clock: Clock) -> dict[str, Any]:
         "s3_calls": dict(site.s3.calls),
         "taken": site.batch.taken,
         "states": _states(folder),
+        "held": [row[0] for row in _journals(folder, "SELECT report FROM runs WHERE state = 'HELD' LIMIT 3")],
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
         "threads": len(os.listdir("/proc/self/task")),
     }
@@ -281,7 +282,7 @@ def measure_scale(sizes: Sequence[int] = SIZES, three: int = 10_000) -> Found:
 def _problem(found: dict[str, Any], jobs: int) -> str:
     """What went wrong with the jobs; "" if each ended well and came to Batch once."""
     if found["states"] != {"COMPLETED": jobs}:
-        return f"states are {found['states']}"
+        return f"states are {found['states']}; {' '.join(found['held'])}".rstrip("; ")
     return "" if found["taken"] == jobs else f"Batch got {found['taken']} jobs"
 
 

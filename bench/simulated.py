@@ -73,7 +73,7 @@ class Limit:
 class _Job:
     """A single job, or an array with its children in it."""
 
-    __slots__ = ("begin", "created", "end", "ends", "environment", "id", "name", "number", "ran", "size", "stopped")
+    __slots__ = ("begin", "created", "end", "ends", "environment", "id", "name", "number", "ran", "seen", "size", "stopped")
 
     def __init__(
         self, job_id: str, name: str, number: int, size: int, environment: dict[str, str], now: float, pace: Pace
@@ -81,11 +81,12 @@ class _Job:
         self.id, self.name, self.number, self.size, self.environment = job_id, name, number, size, environment
         self.created, self.begin = now, now + pace.start_s
         self.end = pace.end(self.begin, number)
-        # Of an array: when each child ends, and the same in order, so that counting is a bisection.
-        self.ends: tuple[list[float], list[float]] | None = None
+        # Of an array: when each child ends; the same in order, so that counting is a bisection; and whose end each of those is.
+        self.ends: tuple[list[float], list[float], list[int]] | None = None
+        self.seen = 0  # so many of them, in order, have been counted as over
         if size:
             ends = [pace.end(self.begin, index) for index in range(size)]
-            self.ends = ends, sorted(ends)
+            self.ends = ends, sorted(ends), sorted(range(size), key=ends.__getitem__)
         self.stopped: dict[int, tuple[float, str]] = {}  # by index (-1: the job itself): when, why
         self.ran: set[int] | bool = set() if size else False
 
@@ -320,6 +321,11 @@ class Batch:
             counts = collections.Counter({"RUNNABLE": job.size})
         else:
             over = bisect.bisect_right(job.ends[1], now)
+            # Whoever is told of an end may look for its result without asking about the child.
+            for index in job.ends[2][job.seen : over]:
+                if index not in job.stopped:
+                    self._run(job, index)
+            job.seen = max(job.seen, over)
             counts = collections.Counter({"RUNNING": job.size - over, "SUCCEEDED": over})
         for index in job.stopped:
             end = job.ends[0][index]
