@@ -32,6 +32,7 @@ from bench.virtual import Clock
 LATENCY_S = {"submit_job": 0.03, "*": 0.015}
 _LIMIT_S = 6 * 3600.0  # of the simulated clock
 _LOOK_S = 5.0
+_CASE_S = 420.0  # of real time, for one case
 RAMDISK = "/dev/shm"
 
 
@@ -54,7 +55,11 @@ class Case:
 def run(case: Case) -> dict[str, Any]:
     """Measure a case in a process of its own."""
     words = json.dumps(dataclasses.asdict(case))
-    done = subprocess.run([sys.executable, "-m", "bench.scale", words], cwd=SOURCE, stdout=subprocess.PIPE, check=False)
+    command = [sys.executable, "-m", "bench.scale", words]
+    try:
+        done = subprocess.run(command, cwd=SOURCE, stdout=subprocess.PIPE, check=False, timeout=_CASE_S)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"not simulated within {_CASE_S:g} s") from None
     if done.returncode != 0:
         raise RuntimeError(f"the simulation of {case} failed with {done.returncode}")
     return dict(json.loads(done.stdout))
@@ -235,7 +240,11 @@ def measure_scale(sizes: Sequence[int] = SIZES, three: int = 10_000) -> Found:
     rows, missing = [], []
     lines: dict[str, list[tuple[float, float]]] = {name: [] for name in ("calls", "cpu", "memory", "delay", "submitted")}
     for jobs in sizes:
-        found = run(Case(jobs, gahps=3, latency=jobs <= 10_000))
+        try:
+            found = run(Case(jobs, gahps=3, latency=jobs <= 10_000))
+        except RuntimeError as error:
+            missing.append(f"d: {jobs} jobs: {error}")
+            continue
         problem = _problem(found, jobs)
         if problem:
             missing.append(f"d: {jobs} jobs: {problem}")
