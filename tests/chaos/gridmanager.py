@@ -198,7 +198,8 @@ class Gridmanager:
         if kill_after_s:
             killer.start()
         try:
-            self._talk(gahp, until, stays=bool(how) or bool(kill_after_s))
+            # One that has to die at a point gets the time to come there; one that is killed some time may never come to its own.
+            self._talk(gahp, until, quiet_s=1.0 if kill_after_s else 20.0 if how else 0.0)
         except Refused:
             self.deaths += 1
         finally:
@@ -208,7 +209,7 @@ class Gridmanager:
         if killed not in (None, 0, -signal.SIGKILL):
             raise AssertionError(f"the GAHP ended with {killed}")
 
-    def _talk(self, gahp: Client, until: float, stays: bool) -> None:
+    def _talk(self, gahp: Client, until: float, quiet_s: float) -> None:
         requests: dict[str, tuple[Job, str]] = {}
         quiet_since = 0.0
         while True:
@@ -230,7 +231,7 @@ class Gridmanager:
             if self.over() and not requests:
                 # A GAHP that is to die yet gets the time to do what it still does by itself.
                 quiet_since = quiet_since or now
-                if not stays or now - quiet_since > 1.0:
+                if now - quiet_since >= quiet_s:
                     return
 
     def _next(self, job: Job, now: float) -> str:
