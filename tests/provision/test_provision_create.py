@@ -264,7 +264,7 @@ def test_what_is_refused_does_not_keep_the_rest_from_being_made_and_all_refusals
     bench.edit("sample-compute-env.json", lambda document: document["computeResources"].update(subnets=["subnet-0123abcd"]))
     said = bench.refused(job_definition="no-such-definition")
     assert "There is no job definition no-such-definition" in said and "subnet-0123abcd" in said
-    assert f"The job queue {bench.prefix}-job-queue waits for that compute environment." in said
+    assert f"The job queue {bench.prefix}-job-queue waits for that compute environment: see what keeps it" in said
     assert said.endswith("The rest is there; run this again when that is mended.")
     found = bench.survey()
     assert (found.bucket.exists, found.job_queues, found.compute_environments) == (True, (), ())

@@ -115,7 +115,7 @@ def test_a_mount_that_the_container_does_not_have_is_named(shared: Site, efs: Pa
     shared.wait(shared.start())
     outcome = shared.sandbox.collect(shared.run, 0, request)
     assert outcome.phase == "stage_in"
-    assert f"{data} from its mount: No such file" in outcome.message
+    assert f"{data} could not be copied from its mount: No such file" in outcome.message
 
     gone = shared.request(executable="/bin/true", transfer_executable=False, iwd=str(efs / "run"), stdout=str(efs / "out"))
     shared.sandbox.stage(shared.run, gone)

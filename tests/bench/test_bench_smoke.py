@@ -1,0 +1,134 @@
+"""Every part of the measurement runs, with sizes whose figures mean nothing; and what it writes can be read."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+
+import pytest
+
+from bench import budgets, commands, driver, instant, main, peers, report, scale, transfer
+from bench.virtual import Clock
+from tests.condor.jobs import no_pool_is_told
+from tests.condor.prefix import build
+
+MACHINE = {"cpu": "abacus", "cores": 2, "kernel": "6"}
+FACTS = {"date": "2026-11-25", "machine": MACHINE, "versions": {"python": "3", "htcondor": "25"}}
+
+
+def named(found, beginning):
+    return [row for row in found.rows if row.name.startswith(beginning)]
+
+
+def test_commands_are_measured_against_blahpd():
+    with no_pool_is_told():
+        build(peers.SUITE)
+    found = commands.measure(((50, 40),), ((50, 40),))
+    assert found.missing == []
+    (taken,) = named(found, "jobs taken into Batch")
+    assert taken.ours > 0 and taken.peer > 0 and taken.met is not None
+    assert {row.part for row in found.rows} == {"a"}
+
+
+def test_an_instant_gahp_ends_a_job_at_the_second_look():
+    talk = instant.Instant()
+    assert talk.receive(b"ASYNC_MODE_ON\r\nBLAH_JOB_SUBMIT 2 [x]\r\n") == b"S\r\nS\r\nR\r\n"
+    assert talk.receive(b"RESULTS\r\n") == b"S 1\r\n2 0 No\\ error instant/20261122/0\r\n"
+    for state in (b"2", b"4"):
+        assert talk.receive(b"BLAH_JOB_STATUS 3 instant/20261122/0\r\n") == b"S\r\nR\r\n"
+        assert talk.receive(b"RESULTS\r\n").startswith(b"S 1\r\n3 0 No\\ error " + state + b" [")
+
+
+def test_an_instant_gahp_can_be_driven(tmp_path):
+    command = [sys.executable, "-m", "bench.instant"]
+    with driver.Gahp(command, {"PYTHONPATH": str(peers.SOURCE)}, str(tmp_path)) as gahp:
+        submits = gahp.burst("BLAH_JOB_SUBMIT", driver.submit_ads(5, "/tmp", "awsbatch"), 3)
+        assert len(set(submits.values)) == 5 and submits.rate > 0
+        assert gahp.burst("BLAH_JOB_STATUS", submits.values, 2).count == 5
+
+
+def test_calls_are_counted_on_a_clock_that_skips_what_nobody_works_in():
+    found = scale.measure_calls((12,))
+    assert found.missing == []
+    (late,) = named(found, "report of an end")
+    assert 0 <= late.ours < 60
+
+
+def test_three_gahps_of_one_account_get_all_jobs_into_batch():
+    found = scale.measure_scale((12,), 130)
+    assert found.missing == []
+    (three,) = [row for row in found.rows if "130 jobs submitted by three GAHPs" in row.name]
+    assert three.ours > 0 and ", 0 failed" in three.note
+
+
+def test_sandboxes_are_measured_against_s5cmd():
+    found = transfer.measure(100_000, 3)
+    assert {row.peer_name for row in found.rows} == {"s5cmd"} and len(found.rows) == 4
+
+
+def test_budgets_are_measured():
+    found = budgets.measure(200, 500)
+    (memory,) = named(found, "resident memory when idle")
+    assert 10 < memory.ours < 500
+    assert named(found, "200 running jobs followed: threads")[0].met
+    assert named(found, "start-up with a journal of 500 finished runs")
+
+
+def test_a_clock_goes_as_real_time_does_while_somebody_works_and_skips_the_rest():
+    begin, clock = time.monotonic(), Clock()
+    with clock.installed():
+        bell, heard = threading.Event(), []
+
+        def listen():
+            heard.append(bell.wait(3600))
+            heard.append(bell.wait(3600))
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        before = time.monotonic()
+        time.sleep(1800)
+        assert 1800 <= time.monotonic() - before < 3600
+        assert heard == []
+        bell.set()
+        thread.join()
+        assert heard == [True, True]
+        bell.clear()
+        assert not bell.wait(7200)
+        assert time.monotonic() - before >= 9000
+    assert time.monotonic() - begin < 600
+    assert threading.Event().wait(0.01) is False
+
+
+def test_results_of_a_part_take_the_place_of_its_earlier_ones_and_of_no_others(tmp_path):
+    row = report.Row("a", "jobs", 20.0, "/s", 4.0, "blahpd", "5 times blahpd", True)
+    curve = report.Curve("a", "rates", "ours", "in flight", "a second", ((1, 10), (50, 200)))
+    first = report.merge(report.Found([row], [curve], ["a: blahpd was not measured"]), "a", FACTS, {})
+    both = report.merge(report.Found([report.Row("b", "time", 3.0, "s")]), "b", FACTS, first)
+    again = report.merge(report.Found([report.Row("a", "jobs", 30.0, "/s")]), "a", FACTS, both)
+    assert [(line["part"], line["ours"]) for line in again["rows"]] == [("a", 30.0), ("b", 3.0)]
+    assert both["missing"] == ["a: blahpd was not measured"] and again["missing"] == []
+    written = report.save(both, tmp_path)
+    assert [path.name for path in written] == ["latest.json", "rates.svg"]
+    (line, _) = json.loads(written[0].read_text())["rows"]
+    assert (line["name"], line["ours"], line["peer"], line["ratio"], line["goal"], line["met"]) == (
+        "jobs", 20.0, 4.0, 5.0, "5 times blahpd", True,
+    )  # fmt: skip
+    assert "abacus" in written[1].read_text()
+    assert "| a: jobs | 20.0 /s | blahpd 4.00 | 5.00 | 5 times blahpd | yes |" in report.as_markdown(both)
+
+
+def test_the_table_goes_between_its_marks_in_the_readme(tmp_path):
+    readme, found = tmp_path / "README.md", report.merge(report.Found([report.Row("a", "jobs", 20.0, "/s")]), "a", FACTS, {})
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nbehind\n")
+    report.put_into(readme, found)
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("\nbehind\n") and "| a: jobs |" in text and "old" not in text
+    readme.write_text("no marks")
+    with pytest.raises(ValueError, match="lacks the line"):
+        report.put_into(readme, found)
+
+
+def test_every_part_has_a_quick_form():
+    assert main.QUICK.keys() == main.PARTS.keys()
