@@ -103,7 +103,10 @@ def _from_file(
     if kind is Kind.JOB_QUEUE:
         environment = found.get(Kind.COMPUTE_ENVIRONMENT)
         if environment is None and settings.compute_environment:
-            raise Refused(f"The job queue {request[kind.name_member]} waits for that compute environment: see what keeps it from being made, and create again.")
+            name = request[kind.name_member]
+            raise Refused(
+                f"The job queue {name} waits for that compute environment: see what keeps it from being made, and create again."
+            )
         _fill_order(aws, settings, request, environment)
     return aws.persist(lambda: _ensure(aws, settings, kind, request, fresh_roles))
 
