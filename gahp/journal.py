@@ -402,6 +402,7 @@ class Journal:
         self._on_damage = on_damage
         self.owner = secrets.token_hex(8)
         self._reading = threading.Lock()
+        self._taken: set[str] = set()  # the names of runs taken over that `adopt` has not returned yet
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         with contextlib.ExitStack() as undo:  # what was taken before something goes wrong is given back
             try:
@@ -467,10 +468,17 @@ class Journal:
     def wanted_changes(self) -> list[tuple[str, Wanted]]:
         """What other GAHPs of the user have asked of this owner's live runs, told once: it is recorded as wanted before."""
         rows = self._read(f"SELECT name, asked FROM runs WHERE owner = ? AND asked <> '' AND {_LIVE}", (self.owner,))
+        told = []
         for name, asked in rows:
             sql = "UPDATE runs SET wanted = :asked, asked = '' WHERE name = :name AND asked = :asked"
-            self._write(sql, {"name": name, "asked": asked}, keep=False).result()
-        return [(name, Wanted(asked)) for name, asked in rows]
+            try:
+                self._write(sql, {"name": name, "asked": asked}, keep=False).result()
+            except JournalProblem:
+                if told:
+                    break  # what is written is told now, the rest the next time
+                raise
+            told.append((name, Wanted(asked)))
+        return told
 
     def _select(self, where: str, parameters: tuple[Any, ...]) -> list[Run]:
         # Row by row: there may be very many.
@@ -560,9 +568,8 @@ class Journal:
         return self._write(sql, {"asked": wanted, "name": name})
 
     def adopt(self) -> list[Run]:
-        """Take over the live runs of owners that are no more, and return them."""
+        """Take over the live runs of owners that are no more, and return them; after an error by the next call that has none."""
         owners = [row[0] for row in self._read(f"SELECT DISTINCT owner FROM runs WHERE {_LIVE}")]
-        adopted: list[Run] = []
         for owner in owners:
             if owner == self.owner:
                 continue
@@ -571,8 +578,12 @@ class Journal:
                     names = {row[0] for row in self._read(f"SELECT name FROM runs WHERE owner = ? AND {_LIVE}", (owner,))}
                     sql = "UPDATE runs SET owner = :me WHERE owner = :dead"
                     self._write(sql, {"me": self.owner, "dead": owner}, keep=False).result()
-                    # Another GAHP may have been quicker: only what bears our name now is ours.
-                    adopted += [run for run in self.mine() if run.name in names]
+                    self._taken |= names
+        if not self._taken:
+            return []
+        # Another GAHP may have been quicker: only what bears our name now is ours.
+        adopted = [run for run in self.mine() if run.name in self._taken]
+        self._taken.clear()
         return adopted
 
     def littered(self, older_than_s: float, unasked_s: float, limit: int) -> list[Run]:

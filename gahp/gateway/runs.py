@@ -170,10 +170,18 @@ class Runs:
         live = Live(run)
         with self._lock:
             self._live[run.name] = live
-        if before := self.unfinished(run.predecessor):
-            # Also when this run is removed itself before it comes to its turn.
-            self._end(before)
+        # Also when this run is removed itself before it comes to its turn.
+        self._end_before(run)
         self._go_on(live)
+
+    def _end_before(self, run: Run) -> None:
+        try:
+            if before := self.unfinished(run.predecessor):
+                self._end(before)
+        except JournalProblem as error:
+            # This one goes on, and so do those that were taken over with it.
+            log.warning("%s: whose place it takes is looked up again: %s", run.name, error)
+            self._adopting.put(lambda: self._end_before(run), _ADOPT_EVERY_S)
 
     def report(self, name: str) -> JobReport | None:
         """How a run stands, from memory; None if it is neither live here nor has ended here lately."""
@@ -376,7 +384,7 @@ class Runs:
             state, report = RunState.HELD, held(str(error), _HOLD_CODES.get(step, HoldCode.BATCH_SYSTEM), live.job)
             if run.wanted is Wanted.REMOVE:
                 state, report = RunState.REMOVED, removed(live.job)
-            with contextlib.suppress(JournalProblem):
+            with contextlib.suppress(Transient):
                 self._finish(live, state, report)
                 return None
         elif step is Step.CANCEL:
@@ -629,8 +637,8 @@ class Runs:
         ended = {parent for parent in {split(live.run.native_id)[0] for live in lives} if self._follower.whole(parent, ids)}
         rest = [live for live in lives if split(live.run.native_id)[0] not in ended]
         if ended:
-            theirs = [live for live in waiting if split(live.run.native_id)[0] in ended]
-            with self._lock:
+            with self._lock:  # with those that have come since
+                theirs = [live for live in self._to_end if split(live.run.native_id)[0] in ended]
                 self._to_end = collections.deque(live for live in self._to_end if split(live.run.native_id)[0] not in ended)
             lives += (live for live in theirs if self._begin(live, Step.TERMINATE))
             for parent in ended:
@@ -688,14 +696,21 @@ class Runs:
         self._answer(live, None)
 
     def _end_doubles(self, run: Run) -> None:
-        """A run whose SubmitJob was sent again, because its name stayed unlisted: what came through twice is ended in Batch."""
-        if run.sends > 1:
-            names = [(run.batch_name, ""), *((pack, f":{child}") for pack, child in run.packs)]
+        """A run whose SubmitJob was sent again, because its name stayed unlisted: what came through twice is ended in Batch.
+
+        Raises Transient only: a refusal says nothing about how the run ended, and what may be running is not given up for it.
+        """
+        if run.sends <= 1:
+            return
+        names = [(run.batch_name, ""), *((pack, f":{child}") for pack, child in run.packs)]
+        try:
             for sent_as, child in names:
                 for name, job_id in self._batch.named(sent_as, run.queue):
                     if name == sent_as and job_id + child != run.native_id:
                         log.warning("%s: AWS Batch had it twice, ending %s", run.name, job_id + child)
                         self._batch.terminate(job_id + child, "Submitted twice")
+        except Refused as error:
+            raise Transient(str(error)) from error
 
     def _finish(self, live: Live, state: RunState, report: JobReport, outcome: Outcome | None = None) -> None:
         """The end of a run: on disk before anybody is told, so that it is told the same for ever."""
@@ -735,6 +750,9 @@ class Runs:
 
     def _end(self, name: str) -> None:
         """Have a run ended whose place another takes; asked again and again, so that no death in between is left out."""
+        known = self.get(name)
+        if known is not None and known.wanted is Wanted.REMOVE:
+            return  # it is at it, with pauses of its own
         if self.want(name, Wanted.REMOVE) is None:
             self._journal.ask(name, Wanted.REMOVE)
 
@@ -805,7 +823,9 @@ class Runs:
                 if live is None or live.run.state is not RunState.SUBMITTED or live.run.native_id != native_id:
                     continue
                 if live.busy:
-                    live.news = (native_id, job)
+                    # Events come in any order, and an end is told once.
+                    if live.news is None or live.news[0] != native_id or live.news[1] is None or not live.news[1].over:
+                        live.news = (native_id, job)
                     continue
                 self._take_in(live, job)
             self._go_on(live)

@@ -141,6 +141,9 @@ class Sweep:
     def doubt(self, job_id: str) -> None:
         """Follow this job as if for the first time."""
         self._forget(job_id)
+        parent, index = split(job_id)
+        if (array := self._arrays.get(parent)) and 0 <= index < len(array.states):
+            array.states[index] = _UNKNOWN  # at once: whoever asks whether the array is over must not miss it
         self._followed.discard(job_id)
 
     def _forget(self, job_id: str) -> None:

@@ -212,6 +212,49 @@ def test_runs_of_a_gahp_that_lives_are_left_to_it_and_asked_for_through_the_jour
         second.close()
 
 
+def test_runs_that_were_taken_over_before_the_disk_was_full_are_told_when_it_is_not(tmp_path, monkeypatch):
+    for n in range(3):
+        dead = Journal(str(tmp_path))
+        dead.insert(a_run(name=f"r{n}", directory=str(n)), REQUEST).result()
+        dead.close()
+    heir = Journal(str(tmp_path))
+    write, told = heir._write, []
+
+    def fill(sql, values, *, keep=True):
+        if len(told) == 1:
+            told.append(sql)
+            raise JournalProblem("database or disk is full")
+        told.append(sql)
+        return write(sql, values, keep=keep)
+
+    monkeypatch.setattr(heir, "_write", fill)
+    with pytest.raises(JournalProblem):
+        heir.adopt()
+    assert sorted(run.name for run in heir.adopt()) == ["r0", "r1", "r2"]
+    assert heir.adopt() == []
+    heir.close()
+
+
+def test_what_others_asked_for_before_the_disk_was_full_is_told_and_the_rest_later(tmp_path, monkeypatch):
+    first, second = Journal(str(tmp_path)), Journal(str(tmp_path))
+    for n in range(3):
+        first.insert(a_run(name=f"r{n}", directory=str(n)), REQUEST).result()
+        second.ask(f"r{n}", Wanted.REMOVE).result()
+    write, told = first._write, []
+
+    def fill(sql, values, *, keep=True):
+        told.append(sql)
+        if len(told) == 2:
+            raise JournalProblem("database or disk is full")
+        return write(sql, values, keep=keep)
+
+    monkeypatch.setattr(first, "_write", fill)
+    names = [name for _ in range(2) for name, _ in first.wanted_changes()]
+    assert sorted(names) == ["r0", "r1", "r2"]
+    for journal in (first, second):
+        journal.close()
+
+
 def test_only_finished_runs_are_forgotten(tmp_path):
     now = [1000.0]
     journal = Journal(str(tmp_path), clock=lambda: now[0])

@@ -230,7 +230,7 @@ class Lifecycle(RuleBasedStateMachine):
             mock.patch.object(runs, "time", clock),
             mock.patch.object(runs, "Lane", StepLane),
             mock.patch.object(gateway, "Lane", StepLane),
-            mock.patch.object(gateway, "check", lambda request: None),
+            mock.patch.object(gateway, "check", lambda request, shared: None),
             mock.patch.object(StepLane, "world", self),
         ]
         for patch in self.patches:

@@ -7,10 +7,11 @@ from concurrent.futures import Future
 
 import pytest
 
+from gahp import journal as journal_module
 from gahp.batch import BatchJob, Throttled, Unsure
 from gahp.gateway import runs as module
 from gahp.gateway.runs import Runs
-from gahp.journal import Journal, Run, RunState, Wanted
+from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
 from gahp.model import JobRequest, JobState, Refused, Transient
 from gahp.sandbox import Outcome
 
@@ -553,3 +554,148 @@ def test_news_that_come_while_a_step_is_under_way_are_not_lost(world):
     assert run.state is RunState.SUBMITTED
     world.runs._let_go(live)
     world.until(lambda: run.state is RunState.COMPLETED)
+
+
+def test_a_late_event_does_not_hide_the_end_that_came_before_it(world):
+    """A queue does not keep the order, and of a child that the sweep knows as over nobody asks again."""
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.batch.set("id-1-0-a", status="RUNNING", started=5.0)
+    world.until(lambda: run.started)
+    live = world.runs._live[run.name]
+    live.busy = True
+    for status in ("SUCCEEDED", "RUNNING"):
+        world.runs._look_at([("id-1-0-a", BatchJob("id-1-0-a", "", status, started=5.0))])
+    assert live.news[1].status == "SUCCEEDED"
+    world.runs._let_go(live)
+    world.until(lambda: run.state is RunState.COMPLETED)
+
+
+def test_a_journal_that_cannot_be_read_for_a_moment_leaves_no_run_standing(world, monkeypatch):
+    first = world.add()
+    world.until(lambda: first.state is RunState.SUBMITTED)
+    unfinished, faults = world.runs.unfinished, [JournalProblem("disk I/O error")] * 2
+
+    def fail(name):
+        if name and faults:
+            raise faults.pop()
+        return unfinished(name)
+
+    monkeypatch.setattr(world.runs, "unfinished", fail)
+    second = world.add(name="1-0-b", predecessor="1-0-a")
+    world.until(lambda: second.state is RunState.SUBMITTED)
+    assert first.state is RunState.REMOVED
+
+
+def no_room(*_):
+    raise Refused("no room for the output")
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("fault", [Transient("no network"), Refused("AccessDenied")])
+def test_whether_a_second_copy_is_there_is_asked_with_pauses_until_it_is_known(world, monkeypatch, fault, full):
+    pauses = []
+    monkeypatch.setattr(module, "backoff", lambda tries: pauses.append(tries) or 0.01)
+    world.batch.lost = ["before"]
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    assert run.sends == 2
+    if full:
+        monkeypatch.setattr(world.sandbox, "collect", no_room)
+    world.batch.fail["named"] = [fault] * 3
+    world.batch.set("id-1-0-a", status="SUCCEEDED")
+    world.until(lambda: run.state.final)
+    assert run.state is (RunState.HELD if full else RunState.COMPLETED)
+    assert len(pauses) == 3
+
+
+def test_to_ask_again_and_again_for_the_end_of_a_run_leaves_one_question(world):
+    """While AWS cannot be reached, who waits for the end of an earlier run asks twice a second, for hours."""
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.batch.terminate_many = lambda ids, reason: dict.fromkeys(ids, Transient("no network"))
+    for _ in range(50):
+        world.runs._end(run.name)
+    assert len(world.runs._live[run.name].waiters) == 1
+
+
+def test_a_removal_that_comes_while_an_array_is_ended_as_a_whole_is_carried_out_too(world, monkeypatch):
+    runs = array_of(world, 51)
+    end_some = world.runs._end_some
+    world.runs._end_some = lambda: None
+    futures = [world.runs.want(run.name, Wanted.REMOVE) for run in runs[:50]]
+    world.until(lambda: len(world.runs._to_end) == 50)
+
+    def whole(parent, ids):
+        futures.append(world.runs.want(runs[50].name, Wanted.REMOVE))
+        world.until(lambda: len(world.runs._to_end) == 1)
+        return True
+
+    monkeypatch.setattr(world.runs.follower, "whole", whole)
+    monkeypatch.setattr(world.runs.follower, "_tell", lambda news: None)  # the sweep is not what answers
+    end_some()
+    for future in futures:
+        future.result(20)
+
+
+class Guarded(Future):
+    """A write's future that nobody may wait for on the journal's own thread, or with the lock of all runs."""
+
+    runs, faults = None, []
+
+    def result(self, timeout=None):
+        if not self.done():
+            if threading.current_thread().name == "journal":
+                Guarded.faults.append("waited for on the journal's thread")
+            if Guarded.runs is not None and Guarded.runs._lock._is_owned():
+                Guarded.faults.append("waited for with the lock")
+        return super().result(timeout)
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+def test_nobody_waits_for_the_journal_on_its_own_thread_or_with_the_lock(tmp_path, monkeypatch, size):
+    """The journal's thread calls back into the runs: one such wait would be the last."""
+    monkeypatch.setattr(module, "backoff", lambda tries: 0.01)
+    monkeypatch.setattr(journal_module, "Future", Guarded)
+    monkeypatch.setattr(Guarded, "faults", [])
+    world = World(tmp_path, pack_size=size)
+    monkeypatch.setattr(Guarded, "runs", world.runs)
+    threads = set()
+
+    def record(run):
+        """As the gateway does: what follows a write happens on the thread that made it."""
+
+        def begin(done):
+            threads.add(threading.current_thread().name)
+            world.runs.add(run)
+
+        world.journal.insert(run, JobRequest(executable="/bin/true", iwd="/")).add_done_callback(begin)
+        return run
+
+    def made(name, **more):
+        return record(Run(name=name, directory=name, digest="", generation=0, queue="q", created=world.now, **more))
+
+    try:
+        world.batch.fail["submit"] = [Throttled("slow down"), Unsure("lost"), Refused("bad")]
+        many = [made(f"1-{n}-a") for n in range(30)]
+        world.until(lambda: sum(run.state is RunState.SUBMITTED for run in many) >= 29)
+        live = [run for run in many if not run.state.final]
+        heirs = [made(f"2-{n}-a", predecessor=run.name) for n, run in enumerate(live[:10])]
+        removed = [world.runs.want(run.name, Wanted.REMOVE) for run in live[10:15]]
+        held = [world.runs.want(run.name, Wanted.HOLD) for run in live[15:18]]
+        for run in live[15:18]:
+            world.batch.set(run.native_id, status="FAILED", cancelled=True)
+        for future in removed + held:
+            future.result(20)
+        resumed = [world.runs.want(run.name, Wanted.RUN) for run in live[15:18]]
+        for future in resumed:
+            future.result(20)
+        world.until(lambda: all(run.state is RunState.SUBMITTED for run in heirs + live[15:18]))
+        rest = [run for run in [*many, *heirs] if not run.state.final]
+        for run in rest:
+            world.batch.set(run.native_id, status="SUCCEEDED")
+        world.until(lambda: all(run.state.final for run in rest))
+        assert "journal" in threads
+        assert Guarded.faults == []
+    finally:
+        world.close()

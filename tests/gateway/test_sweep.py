@@ -314,6 +314,18 @@ def test_children_that_are_not_wanted_are_told_ended_without_being_described_one
     assert account.calls["Describe"] == 2
 
 
+def test_an_array_with_a_child_whose_end_is_in_doubt_is_not_over():
+    """An event said that it had ended, and Batch said that it runs: whoever wants all others removed must not end it too."""
+    account = Account()
+    account.array("p", [[(0.0, "RUNNING")]] * 3)
+    watch = Watch(account, account.children("p"))
+    watch.round()
+    watch.sweep.heard("p:0", "SUCCEEDED")
+    assert watch.sweep.whole("p", {"p:1", "p:2"})
+    watch.sweep.doubt("p:0")
+    assert not watch.sweep.whole("p", {"p:1", "p:2"})
+
+
 def test_an_array_that_is_not_known_yet_is_never_ended_as_a_whole():
     watch = Watch(Account(), ["p:0", "p:1"])
     watch.sweep.follow(watch.live)
