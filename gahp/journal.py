@@ -468,7 +468,7 @@ class Journal:
     def wanted_changes(self) -> list[tuple[str, Wanted]]:
         """What other GAHPs of the user have asked of this owner's live runs, told once: it is recorded as wanted before."""
         rows = self._read(f"SELECT name, asked FROM runs WHERE owner = ? AND asked <> '' AND {_LIVE}", (self.owner,))
-        told = []
+        told: list[tuple[str, Wanted]] = []
         for name, asked in rows:
             sql = "UPDATE runs SET wanted = :asked, asked = '' WHERE name = :name AND asked = :asked"
             try:

@@ -47,6 +47,7 @@ class Blobs:
         self._digests: dict[Hashable, tuple[str, int]] = {}
         self._there: dict[str, float] = {}
         self._uploading: dict[str, concurrent.futures.Future[None]] = {}
+        self._reading: dict[Hashable, concurrent.futures.Future[str]] = {}
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -60,12 +61,36 @@ class Blobs:
 
     def _store_file(self, file: LocalFile) -> Stored:
         with open_unchanged(file) as content:
-            known = self._recall(file.identity)
-            digest = known[0] if known else _digest(content)
-            require_unchanged(file, content)
-            self._remember(file.identity, (digest, file.size), [file])
+            digest = self._digest_of(file, content)
             self._have(digest, file.size, lambda: self._upload_file(file, content, digest))
         return Stored("blob", digest, file.size, file.mode, file.place)
+
+    def _digest_of(self, file: LocalFile, content: IO[bytes]) -> str:
+        """The digest of `file`, open as `content`: one thread reads it, the others that want it meanwhile wait for that."""
+        if not self._settled(file):
+            digest = _digest(content)
+            require_unchanged(file, content)
+            return digest
+        with self._lock:
+            if known := self._digests.get(file.identity):
+                return known[0]
+            mine = concurrent.futures.Future[str]()
+            running = self._reading.setdefault(file.identity, mine)
+        if running is not mine:
+            return running.result()
+        try:
+            digest = _digest(content)
+            require_unchanged(file, content)
+            self._remember(file.identity, (digest, file.size), [file])
+        except BaseException as error:
+            with self._lock:
+                del self._reading[file.identity]
+            mine.set_exception(error if isinstance(error, Exception) else Transient("The reading was interrupted."))
+            raise
+        with self._lock:
+            del self._reading[file.identity]
+        mine.set_result(digest)
+        return digest
 
     def _upload_file(self, file: LocalFile, content: IO[bytes], digest: str) -> None:
         content.seek(0)
@@ -131,9 +156,13 @@ class Blobs:
         with self._lock:
             return self._digests.get(key)
 
+    def _settled(self, file: LocalFile) -> bool:
+        """Whether its time is so long ago that the next change will change it."""
+        return self._wall() * 1e9 - file.mtime_ns >= _SETTLED_NS
+
     def _remember(self, key: Hashable, value: tuple[str, int], files: Sequence[LocalFile]) -> None:
         """Remember a digest, unless a file is so new that it could change again without its time changing."""
-        if any(self._wall() * 1e9 - file.mtime_ns < _SETTLED_NS for file in files):
+        if not all(map(self._settled, files)):
             return
         with self._lock:
             _trim(self._digests)

@@ -9,12 +9,14 @@ import io
 import os
 import tempfile
 import threading
-from typing import TYPE_CHECKING
+import time
+from typing import IO, TYPE_CHECKING
 
 import botocore.exceptions
 import pytest
 
 from gahp.model import Refused, Transient
+from gahp.sandbox import blobs as blobs_module
 from gahp.sandbox.blobs import RENEW, TRUST_S, Blobs
 from gahp.sandbox.inputs import walk
 from gahp.sandbox.manifest import open_unchanged
@@ -69,6 +71,60 @@ def test_a_large_input_of_many_jobs_is_uploaded_once(site: Site, watched: Watche
     assert watched.count("put_object") == 1 + 4
     sandbox.stage("run-5", request)
     assert (watched.count("head_object"), watched.count("put_object")) == (1, 6)
+
+
+def test_a_file_version_is_read_once_for_its_digest_however_many_jobs_come_together(
+    site: Site, new_sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = site.iwd / "large"
+    path.write_bytes(os.urandom(300_000))
+    os.utime(path, (1e9, 1e9))
+    request = site.request("true", inputs=("large",))
+    hashed, real = [], blobs_module._digest
+
+    def slowly(content: IO[bytes]) -> str:
+        hashed.append(content.name)
+        time.sleep(0.2)  # so that the others come meanwhile
+        return real(content)
+
+    monkeypatch.setattr(blobs_module, "_digest", slowly)
+    sandbox = new_sandbox(site.prefix)
+
+    def stage(number: int) -> None:
+        sandbox.stage(f"run-{number}", request)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        list(threads.map(stage, range(32)))
+    assert hashed == [str(path)]
+    path.write_bytes(os.urandom(300_000))
+    os.utime(path, (1.1e9, 1.1e9))
+    stage(32)
+    stage(33)
+    assert hashed == [str(path)] * 2
+    assert len(site.keys("blobs/")) == 2
+
+
+def test_who_waits_for_the_digest_of_another_job_hears_of_its_failure_and_the_next_one_reads_again(
+    site: Site, client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = site.iwd / "large"
+    path.write_bytes(b"x" * 300_000)
+    os.utime(path, (1e9, 1e9))
+    (file,) = [file for file in walk(site.request("true", inputs=("large",))).files if file.place.endswith("large")]
+    real, faults = blobs_module._digest, [Transient("an input/output error")]
+
+    def fail(content: IO[bytes]) -> str:
+        time.sleep(0.2)
+        if faults:
+            raise faults.pop()
+        return real(content)
+
+    monkeypatch.setattr(blobs_module, "_digest", fail)
+    with contextlib.closing(Blobs(Store(client, "jobs", site.prefix), 4)) as blobs:
+        with pytest.raises(Transient, match="input/output"):
+            blobs.store([file] * 4, [])
+        assert len(blobs.store([file] * 4, [])) == 4
+    assert len(site.keys("blobs/")) == 1
 
 
 def test_a_blob_that_another_process_stored_is_not_uploaded_again(site: Site, watched: Watched, new_sandbox) -> None:
