@@ -10,17 +10,20 @@ import os
 import tempfile
 import threading
 import time
+import tracemalloc
 from typing import IO, TYPE_CHECKING
 
+import boto3
 import botocore.exceptions
 import pytest
+from botocore.awsrequest import AWSResponse
 
 from gahp.model import Refused, Transient
 from gahp.sandbox import blobs as blobs_module
 from gahp.sandbox.blobs import RENEW, TRUST_S, Blobs
 from gahp.sandbox.inputs import walk
 from gahp.sandbox.manifest import open_unchanged
-from gahp.sandbox.store import Store
+from gahp.sandbox.store import MULTIPART, Store
 
 if TYPE_CHECKING:
     from conftest import Site
@@ -184,6 +187,107 @@ def test_a_file_above_sixteen_mebibytes_goes_in_parts(site: Site, watched: Watch
     answer = site.client.get_object(Bucket="jobs", Key=f"{site.prefix}/{blob}")
     assert answer["ETag"].endswith('-2"')
     assert answer["Body"].read() == content
+
+
+class Sink:
+    """AWS's end of a boto3 client that keeps nothing: how much came and went in which requests."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.taken, self.parts, self.ranges = size, 0, 0, []
+        self._lock = threading.Lock()
+
+    def __call__(self, request, **_: object) -> AWSResponse:
+        answer, headers, status = b"", {}, 200
+        if request.method == "HEAD" and "blobs" in request.url:
+            status = 404
+        elif request.method == "HEAD":
+            headers = {"Content-Length": str(self.size), "ETag": '"e"'}
+        elif request.method == "POST" and request.url.endswith("?uploads"):
+            answer = b"<R><UploadId>u</UploadId></R>"
+        elif request.method == "POST":
+            answer = b"<R><ETag>e</ETag></R>"
+        elif request.method == "PUT":
+            count = 0
+            while piece := request.body.read(65536):
+                count += len(piece)
+            with self._lock:
+                self.parts, self.taken = self.parts + 1, self.taken + count
+            headers = {"ETag": '"e"'}
+        elif request.method == "GET":
+            begin, _, end = request.headers["Range"].decode().removeprefix("bytes=").partition("-")
+            first, last = int(begin), int(end or self.size - 1)
+            with self._lock:
+                self.ranges.append((first, last))
+            headers = {"Content-Length": str(last + 1 - first), "Content-Range": f"bytes {first}-{last}/{self.size}"}
+            return AWSResponse(request.url, 206, headers, Zeroes(last + 1 - first))
+        return AWSResponse(request.url, status, headers, Raw(answer))
+
+
+class Raw(io.BytesIO):
+    """What botocore reads an answer from."""
+
+    def stream(self, **_: object):
+        yield self.getvalue()
+
+
+class Zeroes:
+    """So many zeroes, as they are read."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def read(self, amount: int | None = None) -> bytes:
+        count = self._left if amount is None else min(amount, self._left)
+        self._left -= count
+        return bytes(count)
+
+    def close(self) -> None:
+        pass
+
+    release_conn = close
+
+
+LARGE, MEMORY = 192 * 1024 * 1024, 48 * 1024 * 1024
+
+
+@pytest.fixture
+def sink():
+    """A store whose other end is a Sink."""
+    client = boto3.client("s3", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
+    sink = Sink(LARGE)
+    client.meta.events.register("before-send.s3", sink)
+    return sink, Store(client, "jobs", "p")
+
+
+def test_a_large_input_goes_in_parts_and_takes_no_memory(site: Site, sink) -> None:
+    at, store = sink
+    (site.iwd / "large").touch()
+    os.truncate(site.iwd / "large", LARGE)
+    (file,) = [file for file in walk(site.request("true", inputs=("large",))).files if file.place.endswith("large")]
+    with contextlib.closing(Blobs(store, 2)) as blobs:
+        tracemalloc.start()
+        try:
+            blobs.store([file], [])
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert at.parts == LARGE // MULTIPART
+    assert LARGE <= at.taken < LARGE + at.parts * 1024  # a checksum behind each
+    assert peak < MEMORY
+
+
+def test_a_large_output_comes_in_parts_and_takes_no_memory(sink) -> None:
+    at, store = sink
+    with tempfile.TemporaryFile() as target:
+        tracemalloc.start()
+        try:
+            store.download("runs/r/0/out/1", target)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert os.fstat(target.fileno()).st_size == LARGE
+    assert len(at.ranges) == LARGE // MULTIPART
+    assert peak < MEMORY
 
 
 @pytest.mark.parametrize(("size", "call"), [(300_000, "put_object"), (17 * 1024 * 1024, "upload_file")])
