@@ -85,7 +85,7 @@ class Blobs:
         except BaseException as error:
             with self._lock:
                 del self._reading[file.identity]
-            mine.set_exception(error if isinstance(error, Exception) else Transient("The reading was interrupted."))
+            mine.set_exception(error if isinstance(error, Exception) else Transient("The upload was interrupted."))
             raise
         with self._lock:
             del self._reading[file.identity]
