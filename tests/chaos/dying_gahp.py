@@ -77,7 +77,8 @@ def name_of(write: Any) -> str:
         return f"write wanted {values['wanted']}"
     if "dead" in values:
         return "write adoption"
-    return "write " + " ".join(sorted(values.keys() - {"name", "changed"}))
+    # What is told of a run beside a change is no write of its own.
+    return "write " + (" ".join(sorted(values.keys() - {"name", "changed", "news"})) or "news")
 
 
 def forgetful(transact: Callable[..., None]) -> Callable[..., None]:

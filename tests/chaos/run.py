@@ -82,11 +82,11 @@ def chaos(
 
 
 def lost_replies(aws: LocalAws, home: Path, *, submits: int, seed: int, limit_s: float) -> dict[str, int]:
-    """So many submits, while 5 % of SubmitJob's replies are lost; how many Batch jobs they became."""
+    """So many submits, each a SubmitJob of its own, while 5 % of its replies are lost; how many Batch jobs they became."""
     aws.faults.stuck()
     aws.faults.seed(seed)
     aws.faults.lose_reply("SubmitJob", probability=0.05)
-    gridmanager = Gridmanager(aws, home, [Job(home, number) for number in range(submits)], submit_only=True)
+    gridmanager = Gridmanager(aws, home, [Job(home, number) for number in range(submits)], submit_only=True, pack_size=1)
     gridmanager.run(limit_s=limit_s)
     with gridmanager.one_more():
         until = time.monotonic() + limit_s
