@@ -880,8 +880,9 @@ class Runs:
         if run.wanted is Wanted.REMOVE:
             self._journal.update(run, state=RunState.COLLECTING)  # whence it is dropped
         elif run.wanted is Wanted.HOLD and job is not None and ended_by_somebody(job) and not job.started:
-            self._journal.update(run, state=RunState.SUSPENDED)
-            self._answer(live, None)
+            # Who is told so resumes it next: by then another GAHP must find it held.
+            suspended = self._journal.update(run, state=RunState.SUSPENDED)
+            suspended.add_done_callback(lambda written: self._answer(live, written.exception()))
         else:
             self._answer(live, Refused(f"The job {run.job_id} has ended and cannot be held."), Wanted.HOLD)
             self._journal.update(run, state=RunState.COLLECTING)

@@ -192,4 +192,5 @@ def test_every_point_that_is_passed_has_its_case(chaos_aws, tmp_path):
     gridmanager.run(limit_s=60)
     passed.update((home / "trace").read_text().splitlines())
     covered = {parse(point)[0] for points in [*(points for _, points in CASES), *PACK_CASES] for point in points}
-    assert set(passed) - covered == set()
+    # News by itself is for people to read: nothing is done or left for it.
+    assert set(passed) - covered - {"write news before", "write news after"} == set()

@@ -230,6 +230,27 @@ def test_the_end_of_a_run_is_told_only_when_it_is_on_disk(world, monkeypatch):
     assert world.journal.find(run.name).state is RunState.COMPLETED
 
 
+def test_a_hold_is_told_only_when_it_is_on_disk(world, monkeypatch):
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    transact, full = world.journal._transact, threading.Event()
+
+    def refuse(group):
+        if not full.is_set() and any(write.values.get("state") == "SUSPENDED" for write in group):
+            raise sqlite3.OperationalError("database or disk is full")
+        transact(group)
+
+    monkeypatch.setattr(world.journal, "_transact", refuse)
+    hold = world.runs.want(run.name, Wanted.HOLD)
+    world.until(lambda: world.batch.count("cancel") == 1)
+    world.batch.set("id-1-0-a", status="FAILED", status_reason="Held by HTCondor", cancelled=True)
+    world.until(lambda: world.journal._problem)
+    assert not hold.done()
+    full.set()
+    hold.result(10)
+    assert world.journal.find(run.name).state is RunState.SUSPENDED
+
+
 def test_the_run_whose_place_another_takes_is_ended_also_if_nobody_lived_to_ask_for_it(world):
     first = world.add()
     world.until(lambda: first.state is RunState.SUBMITTED)

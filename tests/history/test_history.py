@@ -268,7 +268,9 @@ def test_a_journal_of_an_older_program_is_read_as_it_is(tmp_path):
     add(journal, state=RunState.SUBMITTED, native_id="id", sent=T + 1)
     journal.close()
     with sqlite3.connect(directory / FILE_NAME) as connection:
-        connection.executescript("ALTER TABLE runs DROP COLUMN story; PRAGMA user_version = 2;")
+        connection.executescript("DROP INDEX packed; DROP INDEX packed_before; PRAGMA user_version = 2;")
+        for column in ("story", "pack", "child", "earlier"):
+            connection.execute(f"ALTER TABLE runs DROP COLUMN {column}")
     connection.close()
     told = only(directory)
     assert (told.dag_node, told.cpus, told.accepted, told.sent, told.native_id) == ("B1", 2, T, T + 1, "id")
