@@ -163,6 +163,8 @@ def test_what_is_read_can_be_narrowed(journal, tmp_path):
     assert [found.name for found in history.read(str(directory))] == ["1-0-a", "1-1-b"]
     assert [found.name for found in history.read(str(directory), live=True)] == ["1-0-a"]
     assert [found.name for found in history.read(str(directory), since=changed - 0.5)] == ["1-1-b"]
+    assert [found.name for found in history.read(str(directory), live=True, since=changed - 0.5)] == ["1-0-a", "1-1-b"]
+    assert [found.name for found in history.read(str(directory), live=True, since=changed + 0.5)] == ["1-0-a"]
     assert [found.name for found in history.read(str(directory), cluster=1, proc=0)] == ["1-0-a"]
 
 
@@ -268,7 +270,9 @@ def test_a_journal_of_an_older_program_is_read_as_it_is(tmp_path):
     add(journal, state=RunState.SUBMITTED, native_id="id", sent=T + 1)
     journal.close()
     with sqlite3.connect(directory / FILE_NAME) as connection:
-        connection.executescript("ALTER TABLE runs DROP COLUMN story; PRAGMA user_version = 2;")
+        connection.executescript("DROP INDEX packed; DROP INDEX packed_before; PRAGMA user_version = 2;")
+        for column in ("pack", "child", "earlier", "story"):
+            connection.execute(f"ALTER TABLE runs DROP COLUMN {column}")
     connection.close()
     told = only(directory)
     assert (told.dag_node, told.cpus, told.accepted, told.sent, told.native_id) == ("B1", 2, T, T + 1, "id")
