@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     runs = list(chosen(site, options))
     if options.limit:
         runs = runs[: options.limit]
-    problem = ""
+    problem = views.Problem("")
     if not options.journal:
         runs, problem = views.refresh(site, runs)
     now = time.time()
