@@ -1,5 +1,6 @@
 """The views on journals of every kind: none, one run in each state, 10,000, damaged, newer; and a reader that leaves."""
 
+import argparse
 import itertools
 import json
 import os
@@ -8,12 +9,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from gahp import history
 from gahp.batch import BatchJob
-from gahp.cli import dashboard, screen, views
+from gahp.cli import dashboard, screen, views, why
 from gahp.gateway.telling import of_batch
 from gahp.history import Attempt, History
 from gahp.journal import FILE_NAME, Journal, Run, RunState, Wanted
@@ -156,6 +158,14 @@ def test_a_job_of_a_name_that_none_can_have_is_one_harmless_line(look, tmp_path,
     fill(tmp_path / "state", 1).close()
     look(verb, name, code=1)
     assert look.stderr.count("\n") == 1 and "\x1b" not in look.stderr
+
+
+def test_why_is_told_on_the_narrowest_terminal(tmp_path, monkeypatch, capsys):
+    fill(tmp_path / "state", 1).close()
+    monkeypatch.setattr(views, "Site", lambda: SimpleNamespace(settings=SimpleNamespace(state_dir=str(tmp_path / "state"))))
+    monkeypatch.setattr(screen, "columns", lambda stream: 1)
+    assert why.run(argparse.Namespace(ids=["9.0"])) == 0
+    assert "Job 9.0 is not" in capsys.readouterr().out
 
 
 def test_a_dag_of_no_name_has_no_jobs(look, tmp_path):
