@@ -172,18 +172,20 @@ def read(
     """The runs of the journal in `directory`, in the order of their acceptance.
 
     `cluster`, `proc`: those of that HTCondor job. `live`: those that are not over. `since`: those that changed after that moment.
-    `names`: those runs. They are all read before the first comes out: the journal is not kept open.
+    `live` and `since`: those that are not over and those that changed. `names`: those runs. They are all read before the first
+    comes out: the journal is not kept open.
     """
     where: list[str] = ["1"]
     values: list[str | float] = []
     if cluster is not None:
         where.append("name GLOB ?")
         values.append(f"{cluster:d}-{'*' if proc is None else f'{proc:d}-*'}")
-    if live:
-        where.append(f"state NOT IN {_OVER}")
+    either = [f"state NOT IN {_OVER}"] if live else []
     if since:
-        where.append("changed > ?")
+        either.append("changed > ?")
         values.append(since)
+    if either:
+        where.append(f"({' OR '.join(either)})")
     wanted = None if names is None else set(names)
     for row in _rows(directory, f"WHERE {' AND '.join(where)}", values):
         if wanted is None or row[0] in wanted:
@@ -194,6 +196,8 @@ def find(directory: str, words: str, user: str = "") -> list[History]:
     """The runs that `words` may mean, oldest first: CLUSTER or CLUSTER.PROC of HTCondor, a GlobalJobId, a job id of the GAHP,
     the name of a run, the id of a job of AWS Batch or its first 8 characters or more."""
     words = words.strip()
+    if not words.isascii():
+        return []  # no id is; nor can SQLite be asked for what is no text at all
     # Eight digits may be both.
     if (found := re.fullmatch(r"([0-9]{1,10})(?:\.([0-9]{1,10}))?", words)) and (
         same := list(read(directory, cluster=int(found[1]), proc=int(found[2]) if found[2] else None, user=user))

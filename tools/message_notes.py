@@ -2,6 +2,7 @@
 
 # Placeholders by the expression that fills them, where its last name would not tell a reader enough.
 NAMES = {
+    "views.state_of(run)": "state",
     "_ASK_FOR_S": "seconds",
     "_LIMIT_S": "seconds",
     "_MOST": "most",
@@ -147,6 +148,17 @@ NOTES = {
     "The GAHP did not take": "Another program answers than awsbatch_gahp: see --gahp, or the command behind `--`.",
     "The demo took more than": "The machine is very busy, or the embedded AWS hangs: `--keep`, and see the logs.",
     "CloudWatch has no log": "Give the log group a longer retention for the next jobs; outputs that came back are not touched.",
+    "<waiting> jobs are too many": "Name fewer: `q CLUSTER.PROC`, `-dag`, `-limit`.",
+    "AWS Batch could not be asked": "As the reason says.",
+    "a container's log has": "Once the job has ended, its files have them apart.",
+    "while a job runs, its log": "Once the job has ended, its files have them apart.",
+    "S3 does not have it": "The log in CloudWatch is looked at instead.",
+    "the job threw its": "Name a file with `output` and `error` in the submit file to have it next time.",
+    "attempt <attempts> begins": "Its host went away; what follows is the log of the next start.",
+    "the job has not started yet": "Nothing to do: what it writes follows as soon as it starts.",
+    "the job has written nothing": "Nothing to do.",
+    "the job wrote nothing": "Nothing to do.",
+    "these were <asked> of": "Name fewer jobs.",
     "The job <id> has had <count> attempt": "Give -attempt one of these numbers.",
     "The job definition sends": "Its log configuration names that driver.",
     "<text> is not a number of seconds": "Give one in that range.",

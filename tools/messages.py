@@ -89,7 +89,7 @@ PLACES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 # Whoever calls one of these gives it a sentence for a person. The argument that holds it is the first text.
 _TELLING = {
     "Refused", "Transient", "Throttled", "Unsure", "CredentialsProblem", "JournalProblem", "Damaged", "BadAd", "Failed", "Advice",
-    "held", "failed", "_reply", "ArgumentTypeError",
+    "held", "failed", "_reply", "ArgumentTypeError", "note", "Problem",
 }  # fmt: skip
 _CLASS_ENDS = ("Refused", "Problem", "Error", "Damaged", "BadAd")
 # The embedded AWS answers programs with AWS's own errors; those are AWS's words and listed nowhere.

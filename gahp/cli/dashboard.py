@@ -206,7 +206,8 @@ def _slowest(frame: Frame, width: int, most: int) -> list[Line]:
 def _errors(frame: Frame, width: int, most: int) -> list[Line]:
     if not frame.errors:
         return [[("No errors in the last hour.", "good")]]
-    drawn: list[Line] = [[(f"ERRORS of the last hour ({sum(number for _, number, _ in frame.errors)} jobs)", "head")]]
+    jobs = sum(number for _, number, _ in frame.errors)
+    drawn: list[Line] = [[(f"ERRORS of the last hour ({jobs} job{'' if jobs == 1 else 's'})", "head")]]
     for text, number, when in frame.errors[:most]:
         ago = screen.span(frame.now - when)
         drawn.append([(screen.cut(f"{number:>5} × {ago} ago  {printable(text)}", width), "bad")])

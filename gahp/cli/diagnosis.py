@@ -70,14 +70,14 @@ def _on_its_way(subject: str, facts: Facts) -> Iterator[str]:
     run = facts.run
     age = _ago(facts.now - (run.moves.get(run.state.value) or run.accepted))
     if run.state is RunState.ACCEPTED:
-        yield f"{subject} is not staged yet: its input is on the way to S3, since {age}."
+        yield f"{subject} is not staged yet: its input is on the way to S3 (for {age})."
         if not run.trouble and facts.now - run.accepted > _LONG_STAGE_S:
             yield "Large inputs take their time; if no awsbatch_gahp of this user runs, HTCondor starts one: see condor_q -grid."
     elif run.state in (RunState.STAGED, RunState.SUBMITTING):
-        yield f"{subject} is staged in S3 but not submitted to AWS Batch yet, since {age}."
+        yield f"{subject} is staged in S3 but not submitted to AWS Batch yet (for {age})."
         yield from _queue_problems(facts)
     elif run.state is RunState.COLLECTING:
-        yield f"{subject} has ended in AWS Batch, and its output is being brought back, since {age}."
+        yield f"{subject} has ended in AWS Batch, and its output is being brought back (for {age})."
     elif run.state is RunState.SUSPENDED:
         yield f"{subject} was held by BLAH_JOB_HOLD before it started: BLAH_JOB_RESUME submits it again."
     elif run.state is RunState.REBUILT:

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         return _ended(site, found, options, show)
     [now], problem = views.refresh(site, [found])
     if problem:
-        raise Refused(problem)
+        raise Refused(f"AWS Batch could not be asked how the job stands: {problem.partition(': ')[2]}")
     return _live(site, now, options, show)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from types import ModuleType
@@ -72,13 +73,17 @@ def main(arguments: list[str] | None = None) -> int:
     # Who starts us may have closed them, as `1>&-` does; then Python has none.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  for as long as we live
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What jobs and files are called need not fit the terminal's encoding. UTF-8 gives back the very bytes that were no text.
+        utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
     # Only the verb that is asked for is loaded; help and unknown words need them all.
     verbs = (words[0],) if words and words[0] in VERBS else VERBS
     try:
         options = parser_of(verbs).parse_args(words)
         return int(_module(options.verb).run(options))
     except (Refused, Transient) as error:
-        print(f"condor_awsbatch: {error}", file=sys.stderr)
+        print(f"condor_awsbatch: {_harmless(str(error))}", file=sys.stderr)
         return 1
     except ImportError as error:
         print(f"condor_awsbatch: {error.name or error} is not installed: pip install 'awsbatch-gahp[cli,local]'", file=sys.stderr)
@@ -93,6 +98,13 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"condor_awsbatch: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         return 1
+
+
+def _harmless(text: str) -> str:
+    """An error in words, which may quote what a user or AWS wrote, without what a terminal would obey; lines stay lines."""
+    from gahp.cli.explain import printable  # noqa: PLC0415
+
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     runs = list(chosen(site, options))
     if options.limit:
         runs = runs[: options.limit]
-    problem = ""
+    problem = views.Problem("")
     if not options.journal:
         runs, problem = views.refresh(site, runs)
     now = time.time()
@@ -127,15 +127,15 @@ def chosen(site: views.Site, options: argparse.Namespace) -> Iterator[History]:
     if options.ids:
         found = views.pick(site.settings, options.ids, options.all)
     else:
-        live = not options.history and not options.dag
+        live = not options.history and options.dag is None
         places = views.journals(site.settings, options.all)
-        found = [run for user, directory in places for run in read(directory, user=user, live=live)]
+        lately = time.time() - _HELD_FOR_S if live else 0.0
+        found = [run for user, directory in places for run in read(directory, user=user, live=live, since=lately)]
         if live:
-            lately = time.time() - _HELD_FOR_S
-            held = [run for user, directory in places for run in read(directory, user=user, since=lately)]
-            old = views.superseded([*found, *held])
-            found += [run for run in held if run.state is RunState.HELD and run.name not in old]
-    if options.dag:
+            # What went well counts too: it may be a later run of a job that was held.
+            old = views.superseded(found)
+            found = [run for run in found if not run.final or (run.state is RunState.HELD and run.name not in old)]
+    if options.dag is not None:
         found = [run for run in found if in_dag(run, options.dag)]
     if options.history:
         yield from sorted((run for run in found if run.final), key=lambda run: run.over, reverse=True)

@@ -88,8 +88,7 @@ class Watch:
         for user, directory in views.journals(self._settings, self._everybody):
             until = self._read_until.get(directory)
             if until is None:
-                found = list(history.read(directory, user=user, live=True))
-                found += history.read(directory, user=user, since=now - _WINDOW_S)
+                found = list(history.read(directory, user=user, live=True, since=now - _WINDOW_S))
             else:
                 # What was written while the last look was taken may bear a time before it.
                 found = list(history.read(directory, user=user, since=until - 5.0))

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NewType
 
 from gahp import config, history
 from gahp.config import Config
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from gahp.batch import Batch, BatchJob
 
 _ASK_AT_MOST = 500  # jobs: five calls
+
+Problem = NewType("Problem", str)  # a sentence on what AWS could not be asked; "" if there is none
 
 
 class Site:
@@ -89,13 +91,13 @@ def journals(settings: Config, everybody: bool = False) -> list[tuple[str, str]]
     return history.neighbours(settings.state_dir) if everybody else [("", settings.state_dir)]
 
 
-def refresh(site: Site, runs: Sequence[History], at_most: int = _ASK_AT_MOST) -> tuple[list[History], str]:
+def refresh(site: Site, runs: Sequence[History], at_most: int = _ASK_AT_MOST) -> tuple[list[History], Problem]:
     """The runs with what Batch says of them now, and a sentence if it could not be asked about all of them."""
     waiting = [run for run in runs if run.state is RunState.SUBMITTED and run.native_id]
     if not waiting:
-        return list(runs), ""
+        return list(runs), Problem("")
     if len(waiting) > at_most:
-        return list(runs), f"{len(waiting)} jobs are too many to ask AWS Batch about: shown is what the GAHP saw last"
+        return list(runs), Problem(f"{len(waiting)} jobs are too many to ask AWS Batch about: shown is what the GAHP saw last")
     try:
         said = {
             native_id: job
@@ -103,9 +105,9 @@ def refresh(site: Site, runs: Sequence[History], at_most: int = _ASK_AT_MOST) ->
             for native_id, job in jobs.items()
         }
     except (Refused, Transient) as error:
-        return list(runs), f"AWS Batch could not be asked, shown is what the GAHP saw last: {error}"
+        return list(runs), Problem(f"AWS Batch could not be asked, shown is what the GAHP saw last: {error}")
     now = time.time()
-    return [updated(run, said[run.native_id], now) if run.native_id in said else run for run in runs], ""
+    return [updated(run, said[run.native_id], now) if run.native_id in said else run for run in runs], Problem("")
 
 
 def asked(site: Site, run: History) -> History:

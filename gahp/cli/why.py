@@ -19,6 +19,7 @@ SUMMARY = "say why a job waits, was held or failed, and what to do about it"
 # "optimal" in an environment's instance types. AWS Batch API Reference, ComputeResource: families C4, M4 and R4 or newer ones.
 _OPTIMAL = ("c4.*", "m4.*", "r4.*", "c5.*", "m5.*", "r5.*")
 _ASKED = 20  # jobs in one call of why
+_LEAST = 20  # columns: words are not broken further for a narrower terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         text = printable(" ".join(filter(None, diagnosis.explain(facts_of(site, each)))))
         if number:
             print()
-        print(textwrap.fill(text, width - 1, break_long_words=False, break_on_hyphens=False) if width else text)
+        print(textwrap.fill(text, max(_LEAST, width - 1), break_long_words=False, break_on_hyphens=False) if width else text)
         sys.stdout.flush()
     if len(runs) > _ASKED:
         views.note(f"these were {_ASKED} of {len(runs)} jobs: condor_awsbatch q {' '.join(options.ids)} lists them")

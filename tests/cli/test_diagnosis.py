@@ -136,8 +136,8 @@ def test_why_a_job_was_held_and_what_to_do(reason, more, words):
 @pytest.mark.parametrize(
     ("run", "words"),
     [
-        ({"state": RunState.ACCEPTED}, "Job 12.0 is not staged yet: its input is on the way to S3, since 8 min 20 s."),
-        ({"state": RunState.STAGED}, "not submitted to AWS Batch yet, since 7 min 30 s."),
+        ({"state": RunState.ACCEPTED}, "Job 12.0 is not staged yet: its input is on the way to S3 (for 8 min 20 s)."),
+        ({"state": RunState.STAGED}, "not submitted to AWS Batch yet (for 7 min 30 s)."),
         ({"state": RunState.STAGED, "trouble": "TooManyRequestsException", "trouble_step": "submit"}, "takes no more calls"),
         ({"state": RunState.ACCEPTED, "trouble": "ExpiredToken: x", "trouble_step": "stage"}, "Renew the credentials"),
         ({"state": RunState.ACCEPTED, "trouble": "S3 is away", "trouble_step": "stage"}, "tried again until it can be done"),

@@ -1,5 +1,6 @@
 """The views on journals of every kind: none, one run in each state, 10,000, damaged, newer; and a reader that leaves."""
 
+import argparse
 import itertools
 import json
 import os
@@ -8,12 +9,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from gahp import history
 from gahp.batch import BatchJob
-from gahp.cli import dashboard, screen, views
+from gahp.cli import dashboard, screen, views, why
 from gahp.gateway.telling import of_batch
 from gahp.history import Attempt, History
 from gahp.journal import FILE_NAME, Journal, Run, RunState, Wanted
@@ -136,6 +138,39 @@ def test_attributes_by_name_in_any_case_and_an_unknown_one_is_refused(look, tmp_
     look("q", "-af", "Nonsense", code=1)
     assert look.stderr == "condor_awsbatch: There is no attribute Nonsense: condor_awsbatch q -help lists them.\n"
     journal.close()
+
+
+def test_text_that_the_terminals_encoding_lacks_and_bytes_that_are_no_text_are_shown(look, tmp_path):
+    journal = Journal(str(tmp_path / "state"))
+    run = Run("9-1-a", "9.1", "d", 0, RunState.SUBMITTED, created=NOW, queue="q")
+    journal.insert(run, JobRequest("/bin/\udcff☃", "/", dag_node="☃")).result()
+    look("q", "-journal", "-af", "Cmd", shell="| od -An -tx1 | grep -q '2f ff e2 98 83 0a'", LC_ALL="C.UTF-8")
+    look("q", "-journal", "-af", "Cmd", shell="| od -An -tx1 | grep -q '2f ff e2 98 83 0a'", PYTHONIOENCODING="utf-8:strict")
+    assert "\\u2603" in look("q", "-journal", PYTHONIOENCODING="latin-1")
+    assert "9.1" in look("top", PYTHONIOENCODING="latin-1")
+    assert "9.1" in look("why", "9.1", PYTHONIOENCODING="latin-1")
+    journal.close()
+
+
+@pytest.mark.parametrize("verb", ["q", "why", "logs", "report"])
+@pytest.mark.parametrize("name", [b"\xff", "☃".encode(), b"9.\xb2", b"a\x1b[2J"])
+def test_a_job_of_a_name_that_none_can_have_is_one_harmless_line(look, tmp_path, verb, name):
+    fill(tmp_path / "state", 1).close()
+    look(verb, name, code=1)
+    assert look.stderr.count("\n") == 1 and "\x1b" not in look.stderr
+
+
+def test_why_is_told_on_the_narrowest_terminal(tmp_path, monkeypatch, capsys):
+    fill(tmp_path / "state", 1).close()
+    monkeypatch.setattr(views, "Site", lambda: SimpleNamespace(settings=SimpleNamespace(state_dir=str(tmp_path / "state"))))
+    monkeypatch.setattr(screen, "columns", lambda stream: 1)
+    assert why.run(argparse.Namespace(ids=["9.0"])) == 0
+    assert "Job 9.0 is not" in capsys.readouterr().out
+
+
+def test_a_dag_of_no_name_has_no_jobs(look, tmp_path):
+    fill(tmp_path / "state", 1).close()
+    assert look("q", "-dag", "").startswith("0 jobs;")
 
 
 def test_options_are_taken_with_one_dash_and_with_two(look):

@@ -25,6 +25,7 @@ def test_sentences_are_found_wherever_they_are_told():
         "… is not between <low> and <high> …",  # a piece of a sentence
         "The program <name> does not exist in the container: correct the name, or let it be transferred.",  # in bash
         "There is no job queue <name> in <region>.",  # with its advice beside it
+        "the job has not started yet (<state>)",  # beside what was asked for
     ):
         assert text in texts
 

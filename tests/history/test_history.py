@@ -163,6 +163,8 @@ def test_what_is_read_can_be_narrowed(journal, tmp_path):
     assert [found.name for found in history.read(str(directory))] == ["1-0-a", "1-1-b"]
     assert [found.name for found in history.read(str(directory), live=True)] == ["1-0-a"]
     assert [found.name for found in history.read(str(directory), since=changed - 0.5)] == ["1-1-b"]
+    assert [found.name for found in history.read(str(directory), live=True, since=changed - 0.5)] == ["1-0-a", "1-1-b"]
+    assert [found.name for found in history.read(str(directory), live=True, since=changed + 0.5)] == ["1-0-a"]
     assert [found.name for found in history.read(str(directory), cluster=1, proc=0)] == ["1-0-a"]
 
 
@@ -269,7 +271,7 @@ def test_a_journal_of_an_older_program_is_read_as_it_is(tmp_path):
     journal.close()
     with sqlite3.connect(directory / FILE_NAME) as connection:
         connection.executescript("DROP INDEX packed; DROP INDEX packed_before; PRAGMA user_version = 2;")
-        for column in ("story", "pack", "child", "earlier"):
+        for column in ("pack", "child", "earlier", "story"):
             connection.execute(f"ALTER TABLE runs DROP COLUMN {column}")
     connection.close()
     told = only(directory)
