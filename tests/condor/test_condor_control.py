@@ -192,10 +192,10 @@ def test_inputs_by_url_are_fetched_and_outputs_go_to_s3_and_a_url_that_fails_is_
 
 @pytest.mark.together
 def test_a_job_that_asks_for_what_no_host_has_is_held_with_batchs_own_reason(site):
-    (job,) = site.submit(Case(BASH + "echo never", "request_gpus = 3"), "gpus")
+    (job,) = site.submit(Case(BASH + "echo never", "request_gpus = 17"), "gpus")
     until(job.batch, "the job does not come to Batch")
     (batch,) = job.batch()
-    assert {"type": "GPU", "value": "3"} in batch["container"]["resourceRequirements"]
+    assert {"type": "GPU", "value": "17"} in batch["container"]["resourceRequirements"]
     job.wait(HELD)
     ad = job.ad
     assert ad["HoldReasonCode"] == 34
