@@ -26,7 +26,8 @@ def twice(site, name):
 
 def stuck_in_queue(site, name):
     """A job that stays RUNNABLE in Batch until that fault is cleared."""
-    (job,) = site.submit(Case(BASH + "echo ran", "hold = True"), name)
+    # Nobody else asks for so much: it is no child of an array job, whose name the fault would not know.
+    (job,) = site.submit(Case(BASH + "echo ran", f"hold = True\nrequest_memory = {700 + len(name)}"), name)
     site.aws.faults.stuck(name=f"{job.id.replace('.', '-')}-*")
     job.do("condor_release")
     job.wait(GRID_SUBMITTED)
