@@ -211,21 +211,27 @@ def test_the_wait_for_the_listing_begins_anew_for_a_gahp_that_takes_over(world):
     assert world.batch.count("find") >= 2
 
 
-def test_the_end_of_a_run_is_told_only_when_it_is_on_disk(world, monkeypatch):
-    run = world.add()
-    world.until(lambda: run.state is RunState.SUBMITTED)
-    transact, full = world.journal._transact, threading.Event()
+def no_room_for(world, monkeypatch, state):
+    """The disk takes no write of that state until the event that is returned is set."""
+    transact, room = world.journal._transact, threading.Event()
 
     def refuse(group):
-        if not full.is_set() and any(write.values.get("state") == "COMPLETED" for write in group):
+        if not room.is_set() and any(write.values.get("state") == state for write in group):
             raise sqlite3.OperationalError("database or disk is full")
         transact(group)
 
     monkeypatch.setattr(world.journal, "_transact", refuse)
+    return room
+
+
+def test_the_end_of_a_run_is_told_only_when_it_is_on_disk(world, monkeypatch):
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    room = no_room_for(world, monkeypatch, "COMPLETED")
     world.batch.set("id-1-0-a", status="SUCCEEDED", started=5.0)
     world.until(lambda: world.journal._problem)
     assert not world.runs.report(run.name).state.final
-    full.set()
+    room.set()
     world.until(lambda: world.runs.report(run.name).state is JobState.COMPLETED)
     assert world.journal.find(run.name).state is RunState.COMPLETED
 
@@ -233,20 +239,13 @@ def test_the_end_of_a_run_is_told_only_when_it_is_on_disk(world, monkeypatch):
 def test_a_hold_is_told_only_when_it_is_on_disk(world, monkeypatch):
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
-    transact, full = world.journal._transact, threading.Event()
-
-    def refuse(group):
-        if not full.is_set() and any(write.values.get("state") == "SUSPENDED" for write in group):
-            raise sqlite3.OperationalError("database or disk is full")
-        transact(group)
-
-    monkeypatch.setattr(world.journal, "_transact", refuse)
+    room = no_room_for(world, monkeypatch, "SUSPENDED")
     hold = world.runs.want(run.name, Wanted.HOLD)
     world.until(lambda: world.batch.count("cancel") == 1)
     world.batch.set("id-1-0-a", status="FAILED", status_reason="Held by HTCondor", cancelled=True)
     world.until(lambda: world.journal._problem)
     assert not hold.done()
-    full.set()
+    room.set()
     hold.result(10)
     assert world.journal.find(run.name).state is RunState.SUSPENDED
 
