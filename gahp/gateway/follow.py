@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
-from gahp.batch import Batch, BatchJob, Throttled
+from gahp.batch import Batch, BatchJob
 from gahp.gateway.sweep import Children, Describe, Page, Question, Sweep, Tell
 from gahp.lanes import backoff
 from gahp.limits import Later
@@ -19,7 +19,7 @@ from gahp.model import Refused, Transient
 
 log = logging.getLogger(__name__)
 
-_THROTTLED_TRIES = 5
+_TRIES = 5  # of one question
 _REFRESH_S = 1.0
 
 
@@ -131,9 +131,10 @@ class Follower:
                 return self._batch.listed(question.queue, question.status, question.token)
             except Later as later:
                 pause = later.wait_s
-            except Throttled:
+            except Transient:
+                # One answer that got lost must not cost the round: of many questions one nearly always gets lost somewhere.
                 tries += 1
-                if tries >= _THROTTLED_TRIES:
+                if tries >= _TRIES:
                     raise
                 pause = backoff(tries, 0.1, 5.0)
             if self._stop.wait(pause):
