@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.condor import pool as pools
-from tests.condor.jobs import Case, Job, Site, no_pool_is_told, open_site
+# What asserts outside the test files says what it found, too. Before they are imported.
+pytest.register_assert_rewrite("tests.condor.jobs", "tests.condor.workflows")
+
+from tests.condor import pool as pools  # noqa: E402
+from tests.condor.jobs import Case, Job, Site, no_pool_is_told, open_site  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
