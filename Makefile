@@ -16,7 +16,7 @@ demo: $(STAMP)  ## the black diamond through the GAHP on an embedded AWS
 	$(BIN)/condor_awsbatch demo
 
 test: lint  ## lint, then every test
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n auto
 
 test-aws: $(STAMP)  ## what is leant on in AWS: against the embedded AWS, or a real account named by AWSBATCH_TEST_PREFIX
 	$(BIN)/python -m pytest tests/contract

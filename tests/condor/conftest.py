@@ -26,10 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.fixturenames.append("crowd")
 
 
-# Where tests are dealt out to several processes by groups, a version stays in one of them.
-@pytest.fixture(
-    scope="session", params=[pytest.param(name, marks=pytest.mark.xdist_group(f"condor-{name}")) for name in pools.SUITES]
-)
+# Where tests are dealt out to several processes, a version stays in one of them: see tests/conftest.py.
+@pytest.fixture(scope="session", params=pools.SUITES)
 def suite(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -90,10 +88,3 @@ def job(jobs: list[Job]) -> Job:
     """The job of this test's case."""
     (job,) = jobs
     return job
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line for each reason why there was no pool."""
-    reasons = {str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []) if "/condor/" in report.nodeid}
-    for reason in sorted(reasons):
-        terminalreporter.write_line(reason.removeprefix("Skipped: "))
