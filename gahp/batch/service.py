@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from gahp.batch.errors import Throttled, translate
+from gahp.batch.errors import Throttled, Unsure, translate
 from gahp.batch.jobs import BatchJob, from_detail, from_summary
 from gahp.batch.overrides import submit_parameters
 from gahp.limits import Kind, Limiter
@@ -227,7 +227,10 @@ class Batch:
         with self._lock:
             known = self._fair_share.get(queue)
         if known is None or self._clock() - known[0] > _QUEUE_FACTS_S:
-            queues = self._call("DescribeJobQueues", self._client.describe_job_queues, jobQueues=[queue])["jobQueues"]
+            try:
+                queues = self._call("DescribeJobQueues", self._client.describe_job_queues, jobQueues=[queue])["jobQueues"]
+            except Unsure as error:
+                raise Transient(str(error)) from error  # nothing has been submitted: there is nothing to look up
             known = (self._clock(), bool(queues and queues[0].get("schedulingPolicyArn")))
             with self._lock:
                 self._fair_share[queue] = known

@@ -18,11 +18,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from gahp.batch import Batch, EventQueue, check_resources, choose_queue
+from gahp.batch import Batch, CredentialsProblem, EventQueue, check_resources, choose_queue
 from gahp.config import Config
 from gahp.gateway.runs import Runs, report_of
 from gahp.journal import Conflict, Journal, JournalProblem, Run, RunState, Wanted
-from gahp.lanes import Lane
+from gahp.lanes import Lane, backoff
 from gahp.model import JobReport, JobRequest, Refused, Transient
 from gahp.sandbox import Sandbox, check
 
@@ -33,6 +33,7 @@ T = TypeVar("T")
 # How long a BLAH_PING's answer is good for: a burst of them costs AWS one look. A bad one is looked at again sooner.
 _PING_GOOD_S = 60.0
 _PING_BAD_S = 5.0
+_PING_PATIENCE_S = 20.0
 _ASK_EVERY_S = 0.5
 _ASK_FOR_S = 240.0
 _PATIENCE_S = 2.0  # with a disk that takes no write
@@ -153,8 +154,20 @@ class Gateway:
     def _look_around(self) -> None:
         self._config.require()
         self._journal.check()
-        self._batch.check(self._config.job_queue)
-        self._sandbox.probe()
+        until, tries = time.monotonic() + _PING_PATIENCE_S, 0
+        while True:
+            try:
+                self._batch.check(self._config.job_queue)
+                self._sandbox.probe()
+                return
+            except CredentialsProblem:
+                raise
+            except Transient:
+                # A bad answer stops all submits for minutes: one lost reply is no reason for it.
+                if time.monotonic() >= until:
+                    raise
+                tries += 1
+                time.sleep(backoff(tries, 0.25, 5.0))
 
     @staticmethod
     def _in_lane(lane: Lane, work: Callable[[], T | Future[T]], until: float = 0.0) -> Future[T]:

@@ -250,6 +250,11 @@ class Runs:
     def _recorded(self, live: Live, written: Future[None]) -> None:
         error = written.exception()
         if error is None:
+            with self._lock:
+                unsent = live.run.state is RunState.ACCEPTED and live.run.wanted is Wanted.REMOVE
+            if unsent:
+                # It will not be submitted any more. Who wants it gone need not wait until the upload of its input is given up.
+                self._answer(live, None, Wanted.REMOVE)
             self._go_on(live)
         else:
             self._answer(live, error)
@@ -660,7 +665,10 @@ class Runs:
             self._finish(live, RunState.REMOVED, removed(job))
             return
         request = self._journal.request(run.name)
-        outcome = self._sandbox.collect(run.name, run.submission, request)
+        outcome = self._sandbox.collect(run.name, run.submission, request, lambda found: self._is_last(live, found))
+        if live.run.state is not RunState.COLLECTING:
+            return
+        job = live.job
         if outcome is None:
             claimant = self._sandbox.claimant(run.name, run.submission)
             if claimant not in ("", run.native_id):
@@ -675,6 +683,14 @@ class Runs:
                     return
         report = decide(request, job, outcome)
         self._finish(live, RunState.COMPLETED if report.state is JobState.COMPLETED else RunState.HELD, report, outcome)
+
+    def _is_last(self, live: Live, outcome: Outcome) -> bool:
+        """An attempt that was told to end, as when its host goes away, leaves what it has; if Batch has begun another since, that
+        one's word counts, or Batch's."""
+        job = live.job
+        if outcome.terminated and job is not None and job.attempts is None:
+            job = self._described(live)
+        return not (outcome.terminated and job is not None and (job.attempts or 0) > outcome.attempt)
 
     def _described(self, live: Live) -> BatchJob | None:
         """What DescribeJobs says of a run that is said to have ended; if that is not so, it is followed again."""
@@ -879,7 +895,8 @@ class Runs:
         run, job = live.run, live.job
         if run.wanted is Wanted.REMOVE:
             self._journal.update(run, state=RunState.COLLECTING)  # whence it is dropped
-        elif run.wanted is Wanted.HOLD and job is not None and ended_by_somebody(job) and not job.started:
+        elif run.wanted is Wanted.HOLD and job is not None and ended_by_somebody(job) and (job.cancelled or not job.started):
+            # One whose host went away has been started once, and is cancelled before it starts again.
             # Who is told so resumes it next: by then another GAHP must find it held.
             suspended = self._journal.update(run, state=RunState.SUSPENDED)
             suspended.add_done_callback(lambda written: self._answer(live, written.exception()))

@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO
 
 from gahp.model import JobRequest, Refused
@@ -146,19 +146,21 @@ class Sandbox:
         """Raise unless the bucket can be reached and written to."""
         self._store.probe()
 
-    def collect(self, run: str, submission: int, request: JobRequest) -> Outcome | None:
-        """Bring the output of a run back and say how it ended; None when it has no result yet.
+    def collect(
+        self, run: str, submission: int, request: JobRequest, believe: Callable[[Outcome], bool] = lambda _: True
+    ) -> Outcome | None:
+        """Bring the output of a run back and say how it ended; None when it has no result yet, or none that `believe` takes.
 
         Returns only when everything that came out is in its place, whole and on disk. May be repeated. What arrives damaged is
         fetched once more before it is believed.
         """
         try:
-            return self._collect(run, submission, request)
+            return self._collect(run, submission, request, believe)
         except DamagedResult as error:
             log.warning("%s: fetched once more: %s", run, error)
-            return self._collect(run, submission, request)
+            return self._collect(run, submission, request, believe)
 
-    def _collect(self, run: str, submission: int, request: JobRequest) -> Outcome | None:
+    def _collect(self, run: str, submission: int, request: JobRequest, believe: Callable[[Outcome], bool]) -> Outcome | None:
         key = f"{_key(run)}/{submission:d}"
         with self._store.reading(f"{key}/result") as found, tempfile.SpooledTemporaryFile(_IN_MEMORY) as copy:
             if found is None:
@@ -169,6 +171,8 @@ class Sandbox:
             _copy(body, [copy], size)
             copy.seek(0)
             outcome, records, small = result.read(copy)
+            if not believe(outcome):
+                return None
             planned = place.plan(request, records)
             try:
                 with Placement(planned, f"{run}-{submission}") as placement:

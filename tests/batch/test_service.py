@@ -3,10 +3,11 @@
 import uuid
 
 import pytest
+from botocore.exceptions import ReadTimeoutError
 
 from gahp.batch import Batch, Throttled, Unsure
 from gahp.local import LocalAws
-from gahp.model import JobRequest, Refused, Resources
+from gahp.model import JobRequest, Refused, Resources, Transient
 
 REQUEST = JobRequest(executable="/bin/true", iwd="/")
 QUEUE = "awsbatch-local-queue"
@@ -148,3 +149,13 @@ def test_an_array_is_found_by_its_name_and_its_children_are_active_one_by_one(ba
     left = {job.id: environment for job, environment in batch.active(QUEUE) if job.id.startswith(parent)}
     assert set(left) == {ids[0], ids[2]}
     assert all(environment["GAHP_PACK_URL"] == "s3://b/runs/p" for environment in left.values())
+
+
+def test_a_lost_answer_about_the_queue_is_no_lost_submit():
+    class Client:
+        def describe_job_queues(self, *, jobQueues):
+            raise ReadTimeoutError(endpoint_url="http://127.0.0.1")
+
+    with pytest.raises(Transient) as raised:
+        Batch(Client(), definition="d").submit(REQUEST, name="n", queue="q", environment={})
+    assert not isinstance(raised.value, Unsure)

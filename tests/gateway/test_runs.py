@@ -12,7 +12,7 @@ from gahp.batch import BatchJob, Throttled, Unsure
 from gahp.gateway import runs as module
 from gahp.gateway.runs import Runs
 from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
-from gahp.model import JobRequest, JobState, Refused, Transient
+from gahp.model import HoldCode, JobRequest, JobState, Refused, Transient
 from gahp.sandbox import Outcome
 
 
@@ -111,9 +111,9 @@ class FakeSandbox:
     def discard(self, run):
         self.discarded.append(run)
 
-    def collect(self, run, submission, request):
+    def collect(self, run, submission, request, believe):
         self.collected += 1
-        return self.outcome
+        return self.outcome if self.outcome and believe(self.outcome) else None
 
 
 class World:
@@ -343,6 +343,23 @@ def test_a_removal_before_the_submit_reaches_batch_never(world):
     assert world.batch.calls == []
 
 
+def test_a_removal_while_the_input_is_being_uploaded_waits_for_no_upload(world, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def upload(run, request, record, submission, sends):
+        begun.set()
+        assert go_on.wait(60)
+        return run.encode()
+
+    monkeypatch.setattr(world.sandbox, "prepare", upload)
+    run = world.add()
+    assert begun.wait(10)
+    world.runs.want(run.name, Wanted.REMOVE).result(10)
+    go_on.set()
+    world.until(lambda: run.state is RunState.REMOVED)
+    assert world.batch.calls == []
+
+
 def test_a_hold_that_comes_too_late_is_refused_and_the_job_runs_on(world):
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
@@ -382,6 +399,28 @@ def test_a_run_is_idle_again_when_its_host_went_away(world):
     world.until(lambda: world.runs.report(run.name).state is JobState.RUNNING)
     world.batch.set("id-1-0-a", status="RUNNABLE", attempts=1)
     world.until(lambda: world.runs.report(run.name).state is JobState.IDLE)
+
+
+def test_a_run_that_waits_again_after_its_host_went_away_can_be_held(world):
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.batch.set("id-1-0-a", status="RUNNABLE", started=5.0, attempts=1)
+    hold = world.runs.want(run.name, Wanted.HOLD)
+    world.until(lambda: world.batch.count("cancel") == 1)
+    world.batch.set("id-1-0-a", status="FAILED", started=5.0, attempts=1, cancelled=True)
+    hold.result(10)
+    assert run.state is RunState.SUSPENDED
+
+
+@pytest.mark.parametrize(("attempts", "state"), [(1, RunState.COMPLETED), (2, RunState.HELD)])
+def test_what_an_attempt_left_that_was_told_to_end_is_no_result_once_there_has_been_another(world, attempts, state):
+    world.sandbox.outcome = Outcome(exit_signal=15, terminated=True, attempt=1)
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.batch.set("id-1-0-a", status="FAILED", started=5.0, attempts=attempts, container_reason="OutOfMemoryError: killed")
+    world.until(lambda: run.state.final)
+    assert run.state is state
+    assert state is RunState.COMPLETED or run.report.hold_code == HoldCode.OUT_OF_RESOURCES
 
 
 def test_many_wants_at_once_are_all_answered(world):

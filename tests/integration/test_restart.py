@@ -158,6 +158,11 @@ def test_throttling_and_server_errors_are_never_seen(start, fault):
         assert {gahp.finish(job_id)[0] for job_id in ids} == {JobState.COMPLETED}
 
 
+def test_a_ping_outlasts_a_fault_that_passes(start, fault):
+    with fault("error", action="DescribeJobQueues", count=2):
+        assert start().perform("BLAH_PING", "awsbatch", wait_s=60)[0] == "0"
+
+
 def test_a_cancel_under_faults_ends_the_job_all_the_same(start, fault, script, jobs_of):
     gahp = start()
     job_id = gahp.submit(Cmd=script("exec sleep 300"))
