@@ -141,12 +141,13 @@ class Follower:
                 raise Transient("this GAHP ends")
 
     def _work(self) -> None:
-        tries, due = 0, 0.0
-        while not self._stop.wait(self._interval_s if tries == 0 else max(self._interval_s, backoff(tries))):
+        tries, due, took = 0, 0.0, 0.0
+        # From beginning to beginning, however long a round takes.
+        while not self._stop.wait(max(self._interval_s - took, self._interval_s / 4, backoff(tries) if tries else 0.0)):
+            begun = time.monotonic()
             try:
                 if not self._due(due):
                     continue
-                begun = time.monotonic()
                 closely = self.round()
                 with self._lock:
                     pause = self._sweep.pause_s(self._interval_s, events=self._events, closely=closely)
@@ -159,6 +160,8 @@ class Follower:
             except Exception:
                 tries += 1
                 log.exception("following the jobs failed")
+            finally:
+                took = time.monotonic() - begun
 
     def _due(self, due: float) -> bool:
         if time.monotonic() >= due:

@@ -59,7 +59,8 @@ class Gateway:
         self._batch = batch
         self._events = events
         self._clock = clock
-        self._accept = Lane("accept", 16)  # so many at once share one commit of the journal
+        self._accept = Lane("accept", 4)  # they compute, mostly: more would only take turns from the thread that talks
+        self._proxies = Lane("proxy", 4)
         self._check = Lane("ping", 1)
         self._pinging = threading.Lock()
         self._ping: Future[None] | None = None
@@ -93,6 +94,7 @@ class Gateway:
     def close(self) -> None:
         """Stop; what is unfinished is in the journal for the next GAHP."""
         self._accept.close()
+        self._proxies.close()
         self._check.close()
         if self._events:
             self._events.close()
@@ -138,7 +140,7 @@ class Gateway:
             if not run.state.final:
                 self._sandbox.refresh_proxy(run.name, path)
 
-        return self._in_lane(self._accept, refresh)
+        return self._in_lane(self._proxies, refresh)
 
     def ping(self) -> Future[None]:
         """Whether jobs can be run now: configuration, queue, job definition, bucket. One look serves all that ask in a while."""

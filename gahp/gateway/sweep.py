@@ -27,8 +27,10 @@ _AUDIT_EVERY_S = 900.0
 # Late events about jobs that are over are known for ours by that.
 _LATELY = 10000
 
-# While nothing has moved for so many sweeps, each next one waits so much longer. Jobs of minutes then cost half the calls, and
-# the wait is over with the first thing that moves, so that of many jobs only the first few are told late.
+# While of many jobs nothing has moved for so many sweeps, each next one waits so much longer. Jobs of minutes then cost half the
+# calls, and the wait is over with the first that moves, so that only the first few are told late. A few jobs, of which each may
+# hold up a DAG, are a call or two.
+_MANY = 200
 _QUIET_SWEEPS = 6
 _SLOWER = 3.0
 # With events a sweep only catches what they lost.
@@ -165,7 +167,8 @@ class Sweep:
         if events:
             # A sweep that had to find out by itself what moved is a sign of events that get lost.
             return interval_s * (1.0 if self._news else _SLOWER_WITH_EVENTS)
-        return interval_s * (_SLOWER if self._quiet >= _QUIET_SWEEPS else 1.0)
+        slow = self._quiet >= _QUIET_SWEEPS and len(self._followed) > _MANY
+        return interval_s * (_SLOWER if slow else 1.0)
 
     def whole(self, parent: str, unwanted: Collection[str]) -> bool:
         """Whether `unwanted` has every child of this array that may not be over: then its parent can be ended for them."""
@@ -339,7 +342,7 @@ class Sweep:
 
     def _list_array(self, parent: str, array: _Array, counts: tuple[int, ...]) -> Asking:
         """The states whose counts changed: what ended first, and what runs if that does not explain the rest."""
-        bad = 0
+        bad = asked = 0
         for status, count in (("SUCCEEDED", counts[2]), ("FAILED", counts[3])):
             code, token = _CODES[status], ""
             new = count - array.states.count(code)
@@ -355,13 +358,16 @@ class Sweep:
                     if code == _FAILED and index in array.ours and job.id not in self._unwanted:
                         # Why is what a person will read: a row does not tell it all.
                         self._last.append(job.id)
+                        asked += 1
                         bad += array.states[index] == _RUNNING
                     else:
                         self._set(array, index, code, job)
                 self._flush()
                 if not token:
                     break
-        if array.states.count(_RUNNING) - bad != counts[1]:
+        # Those that have ended since the parent was described ran then, and that explains the difference.
+        since = array.states.count(_SUCCEEDED) + array.states.count(_FAILED) + asked - counts[2] - counts[3]
+        if array.states.count(_RUNNING) - bad != counts[1] - since:
             yield from self._list_running(parent, array)
 
     def _list_running(self, parent: str, array: _Array) -> Asking:

@@ -347,7 +347,7 @@ def test_one_waiting_child_in_a_while_tells_that_none_of_its_array_can_ever_run(
 
 def test_the_pace_slows_down_while_nothing_moves_and_is_back_with_the_first_change():
     account = Account()
-    account.array("p", [[(0.0, "RUNNING"), (300.0, "SUCCEEDED")], [(0.0, "RUNNING"), (900.0, "SUCCEEDED")]])
+    account.array("p", [[(0.0, "RUNNING"), (300.0, "SUCCEEDED")], *[[(0.0, "RUNNING"), (900.0, "SUCCEEDED")]] * 250])
     watch = Watch(account, account.children("p"))
     watch.round()
     assert watch.sweep.pause_s(5, events=False, closely=False) == 5
@@ -362,6 +362,14 @@ def test_the_pace_slows_down_while_nothing_moves_and_is_back_with_the_first_chan
     watch.live.add("new")
     assert watch.sweep.has_news(watch.live)
     watch.sweep.follow(watch.live)
+    assert watch.sweep.pause_s(5, events=False, closely=False) == 5
+
+
+def test_the_end_of_a_few_jobs_is_told_as_soon_however_long_they_run():
+    account = Account()
+    account.array("p", [[(0.0, "RUNNING"), (900.0, "SUCCEEDED")]] * 2)
+    watch = Watch(account, account.children("p"))
+    watch.run(until=800)
     assert watch.sweep.pause_s(5, events=False, closely=False) == 5
 
 

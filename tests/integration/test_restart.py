@@ -265,7 +265,7 @@ def test_a_damaged_journal_stays_damaged_while_s3_cannot_be_asked_and_ping_says_
 def test_a_second_copy_ends_without_running_and_a_retried_attempt_takes_the_claim_over(aws, start, script, jobs_of, tmp_path):
     """Somebody sends the very same SubmitJob once more: what a request that was under way for a very long time comes to."""
     gahp = start()
-    cmd = script('echo "$AWS_BATCH_JOB_ATTEMPT" >> "$1/ran"; sleep 3; echo done')
+    cmd = script('echo "$AWS_BATCH_JOB_ATTEMPT" >> "$1/ran"; until [ -e "$1/go" ]; do sleep 0.1; done; echo done')
     job_id = gahp.submit(Cmd=cmd, Arguments=str(tmp_path), Out="o")
     gahp.until(job_id, JobState.RUNNING)
     while not (tmp_path / "ran").exists():
@@ -281,13 +281,14 @@ def test_a_second_copy_ends_without_running_and_a_retried_attempt_takes_the_clai
             "environment": [pair for pair in first["container"]["environment"] if not pair["name"].startswith("AWS_")],
         },
     )["jobId"]
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while batch.describe_jobs(jobs=[second])["jobs"][0]["status"] != "FAILED" and time.monotonic() < until:
         time.sleep(0.05)
     ended = batch.describe_jobs(jobs=[second])["jobs"][0]
     assert (ended["status"], ended["container"]["exitCode"]) == ("FAILED", 125)
     assert (tmp_path / "ran").read_text() == "1\n"
     assert aws.faults.vanish(first["jobId"])
+    (tmp_path / "go").touch()
     assert gahp.finish(job_id)[0] == JobState.COMPLETED
     assert (tmp_path / "ran").read_text() == "1\n2\n"
     assert (tmp_path / "o").read_text() == "done\n"
