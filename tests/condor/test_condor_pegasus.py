@@ -143,7 +143,7 @@ def test_workflows_outlast_a_host_that_goes_away_an_api_that_is_throttled_and_a_
 @pytest.mark.together
 def test_a_task_of_condorio_that_fails_is_held_for_its_output_and_removed_and_its_node_is_tried_again(site):
     planned = Planned("5.1.3", "condorio-glite")
-    workflow = Workflow(site, planned, f"{planned.name}-failing").fail_once("preprocess").remove_held_after(3)
+    workflow = Workflow(site, planned, f"{planned.name}-failing").fail_once("preprocess").remove_soon_without_output()
     with workflows.A_FEW_AT_ONCE:
         workflow.submit().finish()
     events = read_log(workflow.submit_dir / workflows.NODES_LOG)
