@@ -114,6 +114,7 @@ def test_workflows_outlast_a_host_that_goes_away_an_api_that_is_throttled_and_a_
         troubled.aws.forget_calls()
         troubled.aws.faults.throttle("batch:*", 0)
         throttled.let_go("preprocess")
+        workflows.wait_until_ended(throttled, "preprocess")
         workflows.pause(throttled_s)
         refused = sum(count for name, count in troubled.aws.calls().items() if name.startswith("batch:"))
         assert refused, "no call was made meanwhile"
