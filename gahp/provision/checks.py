@@ -245,20 +245,29 @@ def definition(patient: Patient) -> str:
 
 
 def mounts(patient: Patient) -> str:
-    """The job definition mounts the shared directories at the same path."""
+    """The job definition mounts the shared directories at the same path, and jobs can write there."""
     shared = patient.config.shared_directories
     if not shared:
         return "AWSBATCH_SHARED_DIRECTORIES names none"
     container = patient.need_definition()["containerProperties"]
-    points = [str(point.get("containerPath", "")).rstrip("/") for point in container.get("mountPoints", [])]
+    read_only = []
+    points = {str(point.get("containerPath", "")).rstrip("/"): point for point in container.get("mountPoints", [])}
     for directory in shared:
-        if not any(point and (directory + "/").startswith(point + "/") for point in points):
+        above = [path for path in points if path and (directory + "/").startswith(path + "/")]
+        if not above:
             raise Failed(
                 f"The job definition mounts nothing at {directory}, which AWSBATCH_SHARED_DIRECTORIES names.",
                 "Give it a volume and a mountPoint there, or take the directory out.",
             )
         if not os.path.isdir(directory):
             raise Failed(f"{directory}, which AWSBATCH_SHARED_DIRECTORIES names, is not on this host.", "Mount it here too.")
+        if points[max(above, key=len)].get("readOnly"):
+            read_only.append(directory)
+    if read_only:
+        raise Advice(
+            f"The job definition mounts {', '.join(read_only)} for reading only: jobs can make no file there.",
+            "Take readOnly out of the mountPoint, unless it is meant so.",
+        )
     return f"{', '.join(shared)}: mounted by the job definition, and here"
 
 

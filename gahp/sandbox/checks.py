@@ -87,23 +87,19 @@ def _check_reachable(request: JobRequest, shared: Sequence[str]) -> None:
         return
     path = request.executable
     named = not request.transfer_executable and os.path.isabs(path) and os.path.isfile(path)
-    if named and not _below(path, _OF_THE_IMAGE) and inputs.mounted(path, shared) is None:
+    if named and not inputs.below(path, _OF_THE_IMAGE) and inputs.shared_program(path, shared) is None:
         raise Refused(
             f"The executable {path} is neither transferred nor below a directory that the container mounts "
             f"({', '.join(shared)}): set transfer_executable = True, or move it there."
         )
-    # What Pegasus calls the directory that a job of sharedfs works in: its arguments name the same.
+    # What Pegasus calls the directory that a job of sharedfs works in. Its arguments name the same, and reach the container as
+    # they are written: a link to a mount leads nowhere there.
     scratch = dict(request.environment).get("PEGASUS_SCRATCH_DIR", "")
-    if os.path.isabs(scratch) and not _below(scratch, _OF_THE_CONTAINER) and inputs.mounted(scratch, shared) is None:
+    if os.path.isabs(scratch) and not inputs.below(scratch, (*_OF_THE_CONTAINER, *shared)):
         raise Refused(
             f"The directory {scratch} (PEGASUS_SCRATCH_DIR) is not below a directory that the container mounts "
             f"({', '.join(shared)}): correct the sharedScratch of the site catalog."
         )
-
-
-def _below(path: str, directories: Sequence[str]) -> bool:
-    normal = os.path.normpath(path)
-    return any(normal == directory or normal.startswith(directory + "/") for directory in directories)
 
 
 def _check_stream(request: JobRequest, what: str, name: str) -> None:

@@ -65,6 +65,29 @@ def mounted(path: str, shared: Sequence[str]) -> str | None:
     return None
 
 
+def below(path: str, directories: Sequence[str]) -> bool:
+    """Whether a path, as it is written, is one of `directories` or below one."""
+    normal = os.path.normpath(path)
+    return any(normal == directory or normal.startswith(directory + "/") for directory in directories)
+
+
+def shared_program(path: str, shared: Sequence[str]) -> str | None:
+    """The path in the container of a program below one of `shared`, under the name that it has here; else None.
+
+    What is written below one of them stays as it is: the container follows the links there, into its image too. Links to them,
+    which only the submit host has, are followed here. A link's own name may tell a program what to do, so it has to be kept.
+    """
+    if not os.path.isabs(path):
+        return None
+    if below(path, shared):
+        return path
+    name = os.path.basename(path)
+    directory, there = mounted(os.path.dirname(path), shared), mounted(path, shared)
+    if directory is not None:
+        return f"{directory}/{name}"
+    return there if there is not None and os.path.basename(there) == name else None
+
+
 def walk(request: JobRequest, shared: Sequence[str] = ()) -> Inputs:
     """Find everything that has to be transferred, and what lies below the directories `shared` with the container.
 
@@ -97,7 +120,7 @@ def walk(request: JobRequest, shared: Sequence[str] = ()) -> Inputs:
 def _program(request: JobRequest, shared: Sequence[str]) -> tuple[str, bool]:
     """The executable as the runner names it, and whether it is transferred. A shared one is executed where it is."""
     if not request.transfer_executable:
-        return request.executable, False
+        return shared_program(request.executable, shared) or request.executable, False
     name = os.path.basename(request.executable)
     path = os.path.join(request.iwd, request.executable)
     there = mounted(path, shared)

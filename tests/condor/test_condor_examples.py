@@ -37,9 +37,9 @@ def test_the_black_diamond_of_plain_dagman_gives_what_its_programs_give_directly
 
 
 @pytest.mark.together
-def test_many_tasks_each_have_their_own_output(site):
+def test_many_tasks_travel_as_a_few_array_jobs_and_each_has_its_own_output(site):
     folder = copied(site, "many-tasks")
-    site.pool.run("condor_submit", "TASKS=25", "tasks.sub", folder=folder)
+    said = site.pool.run("condor_submit", "-terse", "TASKS=25", "tasks.sub", folder=folder).stdout
 
     def ended():
         events = read_log(folder / "tasks.log")
@@ -48,3 +48,7 @@ def test_many_tasks_each_have_their_own_output(site):
 
     until(ended, lambda: f"not all tasks end: {site.pool.run('condor_q', '-nobatch', check=False).stdout}")
     assert [(folder / f"task.{number}.out").read_text() for number in range(25)] == [f"{n * n}\n" for n in range(25)]
+    jobs = site.batch_jobs(f"{said.partition('.')[0]}-")
+    sent = {job["jobId"].partition(":")[0] for job in jobs}  # children of an array job have its id before their index
+    assert len(jobs) == 25
+    assert len(sent) < 10

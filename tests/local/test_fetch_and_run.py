@@ -146,7 +146,7 @@ def test_the_package_carries_the_images_own_entry_point() -> None:
 
 def test_the_image_has_what_jobs_are_promised_and_starts_with_the_entry_point() -> None:
     text = (ENTRY_POINT.parent / "Dockerfile").read_text()
-    for program in ("perl", "findutils", "tar", "gzip", "unzip", "curl", "awscli", "s5cmd"):
+    for program in ("perl", "findutils", "tar", "gzip", "unzip", "curl", "python3", "awscli", "s5cmd"):
         assert program in text.split() or f"/{program}" in text
     assert f"COPY {ENTRY_POINT.name} /usr/local/bin/{ENTRY_POINT.name}" in text
     assert f'ENTRYPOINT ["/usr/local/bin/{ENTRY_POINT.name}"]' in text

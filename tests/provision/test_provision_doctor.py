@@ -149,7 +149,7 @@ def test_a_definition_for_fargate_on_hosts_is_told(site):
     assert "is for FARGATE, and the queue's environments are EC2" in finding.text
 
 
-def test_a_shared_directory_that_the_definition_does_not_mount_or_that_is_not_here_is_told(site, tmp_path):
+def test_a_shared_directory_that_the_definition_does_not_mount_or_only_to_read_or_that_is_not_here_is_told(site, tmp_path):
     mounted, here = tmp_path / "efs", tmp_path / "fsx"
     mounted.mkdir()
     here.mkdir()
@@ -157,18 +157,24 @@ def test_a_shared_directory_that_the_definition_does_not_mount_or_that_is_not_he
     def mount(document):
         document["containerProperties"].update(
             volumes=[{"name": "efs", "efsVolumeConfiguration": {"fileSystemId": "fs-12345678"}}],
-            mountPoints=[{"containerPath": f"{mounted}/", "sourceVolume": "efs"}],
+            mountPoints=[
+                {"containerPath": f"{mounted}/", "sourceVolume": "efs"},
+                {"containerPath": f"{mounted}/data", "sourceVolume": "efs", "readOnly": True},
+            ],
         )
 
     site.bench.edit("sample-job-definition.json", mount)
     site.bench.create()
     (mounted / "home").mkdir()
+    (mounted / "data").mkdir()
     good = site.only("shared directories", Status.OK, AWSBATCH_SHARED_DIRECTORIES=f"{mounted}/home, {mounted}")
     assert "mounted by the job definition" in good.text
     finding = site.only("shared directories", Status.FAILED, AWSBATCH_SHARED_DIRECTORIES=f"{mounted}, {here}")
     assert f"mounts nothing at {here}" in finding.text and "mountPoint" in finding.mend
     mounted_away = site.only("shared directories", Status.FAILED, AWSBATCH_SHARED_DIRECTORIES=f"{mounted}/away")
     assert "is not on this host" in mounted_away.text
+    read_only = site.only("shared directories", Status.ADVICE, AWSBATCH_SHARED_DIRECTORIES=f"{mounted}, {mounted}/data")
+    assert f"mounts {mounted}/data for reading only" in read_only.text
 
 
 def test_a_bucket_that_is_not_there_or_not_writable_is_told(site):

@@ -137,11 +137,40 @@ def test_a_program_that_is_neither_transferred_nor_mounted_is_refused_with_its_p
         check(site.request(executable=path, transfer_executable=False), (str(efs),))
 
 
-def test_the_directory_that_pegasus_says_the_job_works_in_is_refused_unless_it_is_mounted(site: Site, efs: Path) -> None:
+def test_a_program_that_is_not_transferred_is_called_as_the_container_has_it(tmp_path: Path, efs: Path) -> None:
+    """Links to a mount are the submit host's alone; those below it are the container's to follow, into its image too."""
+    script(efs / "run" / "program", "true")
+    (tmp_path / "home").symlink_to(efs / "run")
+    (tmp_path / "program").symlink_to(efs / "run" / "program")
+    (tmp_path / "alias").symlink_to(efs / "run" / "program")
+    (efs / "run" / "python").symlink_to("/bin/sh")
+    (efs / "run" / "other").symlink_to("program")
+
+    def called(path: Path) -> str:
+        request = JobRequest(executable=str(path), iwd=str(efs), transfer_executable=False, outputs=())
+        check(request, (str(efs),))
+        return walk(request, (str(efs),)).program
+
+    assert called(tmp_path / "home" / "program") == f"{efs}/run/program"
+    assert called(tmp_path / "home" / "other") == f"{efs}/run/other"
+    assert called(tmp_path / "program") == f"{efs}/run/program"
+    assert called(efs / "run" / "python") == f"{efs}/run/python"
+    with pytest.raises(Refused, match=f"The executable {tmp_path}/alias is neither transferred nor below"):
+        called(tmp_path / "alias")
+
+
+def test_the_directory_that_pegasus_says_the_job_works_in_is_refused_unless_it_is_mounted(
+    site: Site, efs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def job(directory: str):
         return site.request(executable="/bin/true", transfer_executable=False, environment=(("PEGASUS_SCRATCH_DIR", directory),))
 
     for good in (str(efs / "not/made/yet"), "/tmp", "relative"):
         check(job(good), (str(efs),))
-    with pytest.raises(Refused, match=r"The directory /scratch/alice \(PEGASUS_SCRATCH_DIR\) is not below"):
-        check(job("/scratch/alice"), (str(efs),))
+    # The program is told the path as it is written, so a link to the mount is none.
+    link = efs.with_name("link")
+    link.symlink_to(efs)
+    monkeypatch.setattr("gahp.sandbox.checks._OF_THE_CONTAINER", ())  # /tmp, where this test is
+    for bad in ("/scratch/alice", str(link / "run")):
+        with pytest.raises(Refused, match=rf"The directory {bad} \(PEGASUS_SCRATCH_DIR\) is not below"):
+            check(job(bad), (str(efs),))
