@@ -296,7 +296,8 @@ def _cost(report: Report) -> str:
 
 
 def _calls(report: Report) -> str:
-    told = f"<p>{report.sends:,} SubmitJob calls for {_jobs(len(report.jobs))}.</p>"
+    told = f"<p>{report.sends:,} SubmitJob call{'' if report.sends == 1 else 's'} for {_jobs(len(report.jobs))}"
+    told += " (one makes all the jobs of an array).</p>"
     if report.calls:
         whole = report.calls.get("jobs ended", 0)
         counted = [(name, count) for name, count in report.calls.items() if name != "jobs ended"]
