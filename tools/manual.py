@@ -19,6 +19,7 @@ _CODES = (
     ("0", "It is done."),
     ("1", "It could not be done; one line on standard error says why."),
     ("2", "The words of the command line were wrong."),
+    ("70", "A fault of the program itself. With AWSBATCH_TRACEBACK=1 in the environment it shows where."),
     ("130", "It was interrupted."),
 )
 _CONFIGURATION = (

@@ -86,7 +86,7 @@ def chosen(directory: str, words: list[str], dag: str, since: float) -> Iterator
     else:
         found = history.read(directory)
     for one in found:
-        if dag and not in_dag(one, os.path.basename(dag)):
+        if dag and not in_dag(one, dag):
             continue
         if since and one.final and one.over < since:
             continue

@@ -98,6 +98,13 @@ def test_what_cannot_be_done_is_one_line(state, words, told):
     assert ran.stderr.count("\n") == 1
 
 
+def test_a_price_list_with_a_field_of_any_length_is_one_line(state, tmp_path):
+    (tmp_path / "prices.csv").write_text(f"queue,vcpu_hour\n{'q' * 200_000},1\n")
+    ran = call(state, "-prices", str(tmp_path / "prices.csv"))
+    assert ran.returncode == 1
+    assert "prices.csv cannot be understood: field larger than field limit" in ran.stderr and ran.stderr.count("\n") == 1
+
+
 def test_without_a_journal_there_is_an_empty_page(tmp_path):
     ran = call(tmp_path / "nothing", "-o", "-")
     assert ran.returncode == 0

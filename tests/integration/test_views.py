@@ -127,7 +127,7 @@ def test_ended_jobs_show_what_they_used(gahp, look, script):
 def test_the_nodes_of_a_dag_are_found_by_its_cluster_and_by_its_name(gahp, look):
     gahp.run(**numbered(0, DAGManJobId=77, JobBatchName="d.dag+77", DAGNodeName="A"))
     gahp.run(**numbered(1, DAGManJobId=78, JobBatchName="e.dag+78", DAGNodeName="B"))
-    for dag in ("77", "d.dag", "d.dag+77"):
+    for dag in ("77", "d.dag", "d.dag+77", "path/d.dag"):
         assert look("q", "-dag", dag, "-af", "DAGNodeName") == "A\n"
     assert look("q", "-dag", "none") == "0 jobs; 0 completed, 0 removed, 0 idle, 0 running, 0 held\n"
 
