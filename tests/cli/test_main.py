@@ -51,7 +51,7 @@ def test_no_verb_at_all_says_that_one_is_needed():
         (Refused("The thing is wrong: mend it."), 1, "condor_awsbatch: The thing is wrong: mend it.\n"),
         (ModuleNotFoundError("No module named 'rich'", name="rich"), 1, "condor_awsbatch: rich is not installed: pip install"),
         (KeyboardInterrupt(), 130, "condor_awsbatch: interrupted\n"),
-        (KeyError("a\x1b[2J"), 70, r"condor_awsbatch: this is a fault of condor_awsbatch itself (KeyError: 'a\x1b[2J'): report it"),
+        (KeyError("\x1b"), 70, r"condor_awsbatch: this is a fault of condor_awsbatch itself (KeyError: '\x1b'): report it"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_an_exit_code(monkeypatch, capsys, error, code, words):
