@@ -379,7 +379,7 @@ def _why_held(run: History) -> Iterator[str]:
         )
     elif "Host EC2" in reasons or "Spot Task was interrupted" in reasons:
         yield (
-            f"Its host went away {_times(len(run.attempts) or 1)}, and that were all its attempts: release it, raise"
+            f"Its host went away {_times(len(run.attempts) or 1)}, and those were all its attempts: release it, raise"
             " AWSBATCH_ATTEMPTS, or use on-demand hosts instead of spot."
         )
     elif "Job attempt duration exceeded" in reasons:

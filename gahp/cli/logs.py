@@ -279,7 +279,7 @@ class Log:
                 return
             except Transient as error:
                 if not left:
-                    raise Refused(f"{error} Try again.") from error
+                    raise Refused(str(error)) from error
                 time.sleep(_LOOK_EVERY_S)
 
     def _pages(self) -> Iterator[bytes]:
@@ -297,11 +297,14 @@ class Log:
                 if code == "ResourceNotFoundException":
                     self.missing = True
                     return
-                text = one_line(f"The log {self.stream} in {self.group} cannot be read: {error}.")
-                raise (Transient(text) if code in _PASSES else Refused(text)) from error
+                told = f"The log {self.stream} in {self.group} cannot be read: {error}."
+                if code in _PASSES:
+                    raise Transient(one_line(f"{told} Try again.")) from error
+                raise Refused(one_line(told)) from error
             except BotoCoreError as error:
-                text = one_line(f"CloudWatch cannot be asked for the log: {error}.")
-                raise (Transient(text) if self._token else Refused(text)) from error
+                if self._token:
+                    raise Transient(one_line(f"CloudWatch cannot be asked for more of the log: {error}. Try again.")) from error
+                raise Refused(one_line(f"CloudWatch cannot be asked for the log: {error}.")) from error
             self.missing = False
             for event in page["events"]:
                 message = event["message"].encode("utf-8", "surrogateescape")
