@@ -172,9 +172,9 @@ def _states(report: Report) -> str:
     peaks = ", ".join(f"{phase} {max(report.series[number], default=0):,.0f}" for number, phase in enumerate(PHASES))
     return (
         f'<section aria-labelledby="h-states"><h2 id="h-states">States over time</h2>{_key()}'
-        f'<svg class="wide" viewBox="0 0 {_WIDE} {_HIGH}" role="img"'
+        f'<div class="scroll"><svg class="wide" viewBox="0 0 {_WIDE} {_HIGH}" role="img"'
         f' aria-label="Jobs by phase over time. At most at one time: {_text(peaks)}.">'
-        f"{''.join(areas)}{''.join(lines)}</svg></section>"
+        f"{''.join(areas)}{''.join(lines)}</svg></div></section>"
     )
 
 
