@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 from gahp import config, history, meter
+from gahp.cli.explain import printable
 from gahp.cli.q import in_dag
 from gahp.history import History
 from gahp.model import Refused
@@ -62,6 +63,8 @@ def run(options: argparse.Namespace) -> int:
     for form, target in targets.items():
         text = forms[form]()
         if target == "-":
+            if sys.stdout.isatty():
+                text = "\n".join(map(printable, text.split("\n")))
             sys.stdout.write(text.encode(sys.stdout.encoding or "utf-8", "replace").decode(sys.stdout.encoding or "utf-8"))
         else:
             write(target, text)
