@@ -303,10 +303,13 @@ def test_a_log_is_followed_live_over_a_lost_host_and_ends_with_the_job(gahp, aws
     assert "no log of attempt 3" in look("logs", "31.0", "-attempt", "3", code=1)
 
 
-def test_a_log_is_followed_to_the_jobs_end_when_no_gahp_works(gahp, look, fault, script):
+def test_a_log_is_followed_to_the_jobs_end_when_no_gahp_works_nor_ever_saw_it_run(start, fault, script):
+    gahp = start(poll_interval=600)
+    look = with_environment(gahp)
     with fault("stuck"):
         gahp.submit(**numbered(0, Cmd=script("echo begun; sleep 7; echo over"), Out="out"))
-        wait_for(lambda: "RUNNABLE" in look("q"))
+        wait_for(lambda: "undefined" not in look("q", "-journal", "-af", "BatchJobId"))
+        assert "undefined" in look("q", "-journal", "-af", "BatchStatus")
         gahp.kill()
     assert look("logs", "31.0", "-f") == "begun\nover\n"
 
