@@ -252,6 +252,17 @@ def test_why_a_job_reached_its_time_limit(gahp, look, script):
     assert re.search(r"It reached its time limit of 60 s after \d+ s: raise batch_runtime", look("why", "31.0"))
 
 
+def test_why_waits_for_room_among_the_calls_that_this_host_may_make(start, fault):
+    gahp = start(status_rate=2, start_rate=100)
+    look = with_environment(gahp)
+    with fault("stuck"):
+        gahp.submit(**numbered(0))
+        wait_for(lambda: "undefined" not in look("q", "-journal", "-af", "BatchJobId"))
+        gahp.kill()
+        told = look("why", "31.0")  # about ten calls, at two a second
+        assert "has room" in told and "asked" not in told
+
+
 def test_why_a_job_is_not_submitted_yet(gahp, why, fault):
     with fault("throttle", action="batch:SubmitJob", per_second=0):
         job_id = gahp.submit(**numbered(0))
