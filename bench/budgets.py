@@ -1,4 +1,5 @@
-"""Part f: what the program may take: memory, CPU while nothing happens, time to start, threads, the wait for the journal."""
+"""Part f: what the program may take: memory, CPU while nothing happens, time to start, threads, the wait for the journal, and the
+time to list jobs from it."""
 
 from __future__ import annotations
 
@@ -17,13 +18,14 @@ from bench.driver import Gahp, submit_ads
 from bench.report import Found, Row
 from gahp.journal import Journal, Run
 
-FOLLOWED, FINISHED, ARRAY = 100_000, 1_000_000, 10_000
+FOLLOWED, FINISHED, LISTED, ARRAY = 100_000, 1_000_000, 10_000, 10_000
 _SETTLE_S, _WATCH_S, _LIMIT_S = 5.0, 30.0, 120.0
 _COMMIT_GOAL_MS = 5.0
 
 
-def measure(followed: int = FOLLOWED, finished: int = FINISHED) -> Found:
-    return Found([*_idle(), *_following(followed), *_starting(finished), *_committing(min(3000, followed))])
+def measure(followed: int = FOLLOWED, finished: int = FINISHED, listed: int = LISTED) -> Found:
+    rows = [*_idle(), *_following(followed), *_starting(finished), *_committing(min(3000, followed)), *_listing(listed)]
+    return Found(rows)
 
 
 def _idle() -> list[Row]:
@@ -147,6 +149,22 @@ def _submit_p50(folder: Path, count: int) -> float:
     with peers.endpoint("--run", "86400") as aws, Gahp(peers.ours(), peers.our_environment(aws, folder), str(folder)) as gahp:
         gahp.burst("BLAH_PING", ["awsbatch"], 1)
         return gahp.burst(commands.SUBMIT, submit_ads(count, str(folder), "awsbatch"), 50).percentile(0.5)
+
+
+def _listing(count: int) -> list[Row]:
+    """What a person waits for: the whole list of jobs from the journal, nothing asked of AWS."""
+    with tempfile.TemporaryDirectory(prefix="awsbatch-bench-") as name:
+        fill(Path(name) / "state", count, "SUBMITTED")
+        environment = {"PATH": os.environ["PATH"], "HOME": name, "CONDOR_CONFIG": "ONLY_ENV"}
+        environment["_CONDOR_AWSBATCH_STATE_DIR"] = str(Path(name) / "state")
+        times = []
+        for _ in range(3):
+            begin = time.monotonic()
+            ran = subprocess.run([*peers.looks(), "q", "-journal"], env=environment, capture_output=True, text=True, check=True)
+            times.append(time.monotonic() - begin)
+            assert ran.stdout.splitlines()[-1].startswith(f"{count} job")
+        what = f"condor_awsbatch q -journal of {count:,} jobs"
+        return [Row("f", what, min(times), "s", goal="under 1 s", met=min(times) < 1, note="exec to its end; imports counted")]
 
 
 # A journal with many runs

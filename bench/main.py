@@ -4,7 +4,7 @@
 
     a  commands of the protocol against HTCondor's blahpd       d  growth and account limits, simulated
     b  jobs through the real gridmanager                        e  bytes of sandboxes against s5cmd
-    c  calls a job, simulated                                   f  budgets: memory, start-up, threads
+    c  calls a job, simulated                                   f  budgets: memory, start-up, threads, q
 
 With --only the rows of other parts stay as they were last measured. --quick takes tiny sizes, whose figures mean nothing: for
 seeing that all of it runs; nothing is written. --readme only puts the latest table into README.md. Nothing is asserted.
@@ -45,7 +45,7 @@ QUICK: dict[str, Callable[[], report.Found]] = {
     "c": lambda: scale.measure_calls((20,)),
     "d": lambda: scale.measure_scale((30,), 60),
     "e": lambda: transfer.measure(1 << 20, 5),
-    "f": lambda: budgets.measure(300, 1000),
+    "f": lambda: budgets.measure(300, 1000, 1000),
 }
 
 

@@ -75,6 +75,11 @@ def ours() -> list[str]:
     return [os.path.join(os.path.dirname(sys.executable), "awsbatch_gahp")]
 
 
+def looks() -> list[str]:
+    """What people look with, installed beside it."""
+    return [os.path.join(os.path.dirname(sys.executable), "condor_awsbatch")]
+
+
 def our_environment(endpoint: Endpoint, folder: Path, **knobs: str) -> dict[str, str]:
     """A plain environment with the journal below `folder`."""
     more = {f"_CONDOR_AWSBATCH_{name}": value for name, value in knobs.items()}

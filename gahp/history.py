@@ -172,8 +172,8 @@ def read(
     """The runs of the journal in `directory`, in the order of their acceptance.
 
     `cluster`, `proc`: those of that HTCondor job. `live`: those that are not over. `since`: those that changed after that moment.
-    `live` and `since`: those that are not over and those that changed. `names`: those runs. They are all read before the first
-    comes out: the journal is not kept open.
+    `live` and `since`: those that are not over and those that changed. `names`: those runs, some hundreds at most. They are
+    all read before the first comes out: the journal is not kept open.
     """
     where: list[str] = ["1"]
     values: list[str | float] = []
@@ -186,10 +186,12 @@ def read(
         values.append(since)
     if either:
         where.append(f"({' OR '.join(either)})")
-    wanted = None if names is None else set(names)
+    if names is not None:
+        wanted = list(names)
+        where.append(f"name IN ({', '.join('?' * len(wanted))})")
+        values += wanted
     for row in _rows(directory, f"WHERE {' AND '.join(where)}", values):
-        if wanted is None or row[0] in wanted:
-            yield _history(row, user)
+        yield _history(row, user)
 
 
 def find(directory: str, words: str, user: str = "") -> list[History]:
@@ -228,14 +230,13 @@ def neighbours(directory: str) -> list[tuple[str, str]]:
     """User and directory of every journal of this host that may be read, this one among them.
 
     `directory` is this user's AWSBATCH_STATE_DIR: the others are looked for in the same place of their homes, or, where the
-    user's name is a part of it, beside it.
+    user's name is a part of it, beside it. A user whom the system does not know, as in a container, has neither.
     """
-    me = pwd.getpwuid(os.getuid())
-    home = me.pw_dir.rstrip("/")
+    name, home = _me()
     if home and directory.startswith(home + "/"):
         places = {os.path.join(entry.pw_dir, directory[len(home) + 1 :]) for entry in pwd.getpwall()}
     else:
-        parts = ["*" if part == me.pw_name else glob.escape(part) for part in directory.split("/")]
+        parts = ["*" if name and part == name else glob.escape(part) for part in directory.split("/")]
         places = set(glob.glob("/".join(parts)))
     found = []
     for place in {*places, directory}:
@@ -264,6 +265,15 @@ def size(directory: str) -> int:
         with contextlib.suppress(OSError):
             total += os.stat(os.path.join(directory, FILE_NAME + end)).st_size
     return total
+
+
+def _me() -> tuple[str, str]:
+    """This user's name and home."""
+    try:
+        me = pwd.getpwuid(os.getuid())
+    except KeyError:
+        return "", ""
+    return me.pw_name, me.pw_dir.rstrip("/")
 
 
 def _user(number: int) -> str:
@@ -477,16 +487,24 @@ def _part(told: Mapping[str, Any], key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _end_of(attempt: Mapping[str, Any]) -> float:
+    return float(attempt.get("stopped") or attempt.get("started") or 0.0)
+
+
 def _attempts(batch: Mapping[str, Any], seen: tuple[tuple[str, float], ...], record: Mapping[str, Any]) -> tuple[Attempt, ...]:
     """Batch's attempts with what the sweeps saw before each; the one that runs is the last.
 
-    Where Batch was only asked for lists, there is one, with the times that it, the sweeps or the run's own record give.
+    Where Batch was only asked for lists, the last one has the times that it, the sweeps or the run's own record give: it began
+    after those before it, of which an older answer told, had ended.
     """
     found = [dict(entry) for entry in batch.get("attempts") or ()]
     status = batch.get("status")
     ran = next((when for word, when in reversed(seen) if word == "RUNNING"), 0.0)
-    if status == "RUNNING" or (status in ("SUCCEEDED", "FAILED") and not found and (ran or record.get("started"))):
-        last = {key: batch[key] for key in ("started", "log_stream", "worker") if key in batch}
+    untold = batch.get("started", 0.0) > _end_of(found[-1]) if found else bool(ran or record.get("started"))
+    if status == "RUNNING" or (status in ("SUCCEEDED", "FAILED") and untold):
+        # A list tells no log and no host: these may be those of the attempt before.
+        old = found[-1] if found and status != "RUNNING" else {}
+        last = {key: batch[key] for key in ("started", "log_stream", "worker") if key in batch and batch[key] != old.get(key)}
         last.setdefault("started", record.get("started") or ran)
         if status != "RUNNING":
             keys = ("stopped", "exit_code", "status_reason", "container_reason")

@@ -196,18 +196,23 @@ def snapshot(directory: str) -> Snapshot:
 
 
 class Limiter:
-    """The pace of one process, in step with all that use the same directory. Without one it goes by itself. Thread-safe."""
+    """The pace of one process, in step with all that use the same directory. Without one it goes by itself. Thread-safe.
+
+    `patience_s`: it waits so long at least, also for a call that would not; for a process that has nothing else to do meanwhile.
+    """
 
     def __init__(
         self,
         directory: str = "",
         tops: Tops | None = None,
         *,
+        patience_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._directory = directory
         self._rates = Rates(tops or Tops())
+        self._patience_s = patience_s
         self._clock = clock
         self._sleep = sleep
         self._lock = threading.Lock()
@@ -215,8 +220,8 @@ class Limiter:
         self._alone_until = 0.0 if directory else math.inf
 
     def wait(self, kind: Kind, patience_s: float = math.inf) -> None:
-        """Return when a call may go. Raises Later if that is not to be within `patience_s`."""
-        until = self._clock() + patience_s
+        """Return when a call may go. Raises Later if that is not to be within `patience_s`, or the limiter's own."""
+        until = self._clock() + max(patience_s, self._patience_s)
         while True:
             with self._lock, self._shared() as now:
                 delay = self._rates.take(kind, now)

@@ -84,10 +84,10 @@ def events_client(config: Config) -> Any:
     return other_client(config, "sqs", attempts=1)
 
 
-def limiter(config: Config) -> Limiter:
+def limiter(config: Config, patience_s: float = 0.0) -> Limiter:
     """The pace of all calls to Batch, in step with the other GAHPs of this host."""
     tops = Tops(config.terminate_rate, config.submit_rate, config.status_rate, config.call_rate, config.start_rate / 100)
-    return Limiter(config.limits_dir or os.path.join(config.state_dir, "limits"), tops)
+    return Limiter(config.limits_dir or os.path.join(config.state_dir, "limits"), tops, patience_s=patience_s)
 
 
 def open_gateway(config: Config) -> Gateway:

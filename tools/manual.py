@@ -21,6 +21,7 @@ _CODES = (
     ("2", "The words of the command line were wrong."),
     ("130", "It was interrupted."),
 )
+_FAULT = ("70", "A fault of condor_awsbatch itself. With AWSBATCH_TRACEBACK=1 in the environment it shows where.")
 _CONFIGURATION = (
     "All knobs are macros of HTCondor's configuration, each of which the environment can override with _CONDOR_ before its name."
     " Without any HTCondor on the machine, CONDOR_CONFIG=ONLY_ENV leaves the environment alone."
@@ -90,7 +91,7 @@ def _condor_awsbatch(parser: argparse.ArgumentParser, verbs: dict[str, argparse.
     for verb, sub in verbs.items():
         lines += [".TP", f"\\fB{verb}\\fR", _escape(_sentence(sub.description or ""))]
     lines += [*_options(parser), ".SH CONFIGURATION", *_text(f"{_CONFIGURATION} awsbatch_gahp(1) lists them.")]
-    lines += [*_codes(), *_example("condor_awsbatch demo")]
+    lines += [*_codes(*_CODES, _FAULT), *_example("condor_awsbatch demo")]
     return _page(lines, "awsbatch_gahp(1)", *(f"condor_awsbatch-{verb}(1)" for verb in verbs))
 
 
@@ -107,7 +108,7 @@ def _verb(verb: str, parser: argparse.ArgumentParser) -> str:
     notes, _, example = (parser.epilog or "").partition("example:\n")
     notes = notes.strip()
     lines += [".SH NOTES", *_text(notes)] if notes else []
-    return _page([*lines, *_codes(), *_example(example)], "condor_awsbatch(1)", "awsbatch_gahp(1)")
+    return _page([*lines, *_codes(*_CODES, _FAULT), *_example(example)], "condor_awsbatch(1)", "awsbatch_gahp(1)")
 
 
 def _pegasus() -> str:
@@ -120,7 +121,7 @@ def _pegasus() -> str:
         'A job file is JSON: {"SubmitJob": [task, ...]}. What the properties file says is overridden by the command line.',
     )
     example = (parser.epilog or "").partition("example:\n")[2].strip()
-    lines += [*_options(parser), *_codes(), *_example(example)]
+    lines += [*_options(parser), *_codes(*_CODES), *_example(example)]
     return _page(lines, "condor_awsbatch(1)", "condor_awsbatch-create(1)")
 
 
@@ -136,9 +137,9 @@ def _page(lines: list[str], *others: str) -> str:
     return "\n".join([*lines, ".SH SEE ALSO", see, ""])
 
 
-def _codes() -> list[str]:
+def _codes(*codes: tuple[str, str]) -> list[str]:
     lines = [".SH EXIT STATUS"]
-    for code, meaning in _CODES:
+    for code, meaning in sorted(codes, key=lambda pair: int(pair[0])):
         lines += [".TP", f"\\fB{code}\\fR", _escape(meaning)]
     return lines
 

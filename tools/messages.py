@@ -1,8 +1,9 @@
 """Lists every sentence that a user can meet, from the code, and writes docs/messages.md: `python -m tools.messages`.
 
-A sentence is found where it is given to an exception that a person reads, to a report of a held job, to stderr, or to a failure
-in runner.sh. What varies in it is shown as a <placeholder> named after the expression that fills it. What to do is told beside a
-sentence that does not say so itself; tools/message_notes.py has those lines.
+A sentence is found where it is given to an exception that a person reads, to a report of a held job, to stderr, to standard
+output, to a failure in runner.sh, or, of what `why` says, to the paragraph that it puts together. What varies in it is shown as a
+<placeholder> named after the expression that fills it. What to do is told beside a sentence that does not say so itself;
+tools/message_notes.py has those lines.
 """
 
 from __future__ import annotations
@@ -80,9 +81,19 @@ PLACES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "On standard error, with `condor_awsbatch:` before it.",
         ("gahp/provision/", *(f"gahp/cli/{verb}.py" for verb in ("create", "delete", "update", "image", "doctor"))),
     ),
+    (
+        "condor_awsbatch why",
+        "On standard output, some of them together as one paragraph: one says how the job stands, one why, one what to do.",
+        ("gahp/cli/diagnosis.py",),
+    ),
     ("condor_awsbatch: the other verbs", "On standard error, with `condor_awsbatch:` before it.", ("gahp/cli/",)),
     ("The embedded AWS", "`condor_awsbatch local` and `demo`.", ("gahp/local/",)),
     ("Elsewhere", "In AWSBATCH_LOG, or on standard error.", ("gahp/",)),
+    (
+        "What condor_awsbatch reports",
+        "On standard output, beside tables and what was asked for: how far it is and what it did. Nothing has to be done then.",
+        ("#report",),
+    ),
     ("The container's entry point", "In the job's CloudWatch log, with `fetch_and_run:` before it.", ("image/fetch_and_run.sh",)),
 )
 
@@ -92,6 +103,10 @@ _TELLING = {
     "held", "failed", "_reply", "ArgumentTypeError", "note", "Problem",
 }  # fmt: skip
 _CLASS_ENDS = ("Refused", "Problem", "Error", "Damaged", "BadAd")
+# So a verb says how far it is.
+_REPORTING = ("console.print", "self.say", "aws.report.say", "report.say", "self.report.say")
+# What functions here give back are sentences of a paragraph; not each has to say what to do.
+PARAGRAPHS = ("gahp/cli/diagnosis.py",)
 # The embedded AWS answers programs with AWS's own errors; those are AWS's words and listed nowhere.
 _NOT_FOR_PEOPLE = ("gahp/local/",)
 # Sentences that name what a programmer did wrong: they end in the log as a fault of this program.
@@ -127,9 +142,15 @@ def sentences() -> list[Sentence]:
 
 def _place(path: str) -> int:
     for number, (_, _, places) in enumerate(PLACES):
-        if any(path == place or (place.endswith("/") and path.startswith(place)) for place in places):
+        if any(_is_in(path, place) for place in places):
             return number
     raise LookupError(f"{path} tells people something, and tools/messages.py does not say where they meet it: add it to PLACES")
+
+
+def _is_in(path: str, place: str) -> bool:
+    if "#" in path:
+        return path == place or (place.startswith("#") and path.endswith(place))
+    return path == place or (place.endswith("/") and path.startswith(place))
 
 
 # Python
@@ -139,6 +160,7 @@ def _in_python(path: str, source: str) -> Iterator[Sentence]:
     tree = ast.parse(source)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     constants = {**_answers(functions), **_assigned(tree.body), **_members(tree)}
+    paragraph = path in PARAGRAPHS
     seen: set[int] = set()
     # Inner functions first, so that a call counts for the function it stands in; last what stands in none.
     for scope in (*sorted(functions, key=lambda node: -node.lineno), tree):
@@ -149,6 +171,25 @@ def _in_python(path: str, source: str) -> Iterator[Sentence]:
                 for text, mend in _told(node, path, known):
                     if _says_something(text):
                         yield Sentence(path, node.lineno, text, mend)
+                for text in _reported(node, path, known):
+                    yield Sentence(f"{path}#report", node.lineno, text)
+            elif paragraph and isinstance(node, (ast.Yield, ast.YieldFrom, ast.Return, ast.Dict)) and id(node) not in seen:
+                seen.add(id(node))
+                yield from (Sentence(path, node.lineno, text) for text in _given(node, known) if _is_sentence(text))
+
+
+def _given(node: ast.Yield | ast.YieldFrom | ast.Return | ast.Dict, known: dict[str, list[ast.expr]]) -> Iterator[str]:
+    """The texts that a function gives back here, alone or in a list, or that a table has."""
+    value = node if isinstance(node, ast.Dict) else node.value
+    values = value.values if isinstance(value, ast.Dict) else value.elts if isinstance(value, ast.List) else [value]
+    for each in values:
+        if isinstance(each, (ast.Constant, ast.JoinedStr, ast.BinOp, ast.IfExp)):
+            yield from _texts(each, known)
+
+
+def _is_sentence(text: str) -> bool:
+    """Not a mere word of one, nor a row of a table."""
+    return text.rstrip().endswith((".", ">", ":")) and len(re.findall(r"[A-Za-z]+", re.sub(r"<[^<>]*>", "", text))) > 1
 
 
 def _assigned(nodes: list[ast.AST] | list[ast.stmt]) -> dict[str, list[ast.expr]]:
@@ -193,6 +234,14 @@ def _told(call: ast.Call, path: str, known: dict[str, list[ast.expr]]) -> Iterat
     for value in _arguments(call, name, path):
         for text in _texts(value, known):
             yield (f"… {text} …" if name == "ValueError" and not path.startswith("gahp/cli/") else text), ""
+
+
+def _reported(call: ast.Call, path: str, known: dict[str, list[ast.expr]]) -> Iterator[str]:
+    """The sentences that a call puts on standard output."""
+    told = ast.unparse(call.func)
+    printed = told == "print" and not any(keyword.arg == "file" for keyword in call.keywords)
+    if call.args and path.startswith(("gahp/cli/", "gahp/provision/", "gahp/server.py")) and (printed or told in _REPORTING):
+        yield from (text.strip() for text in _texts(call.args[0], known) if _is_sentence(text))
 
 
 def _arguments(call: ast.Call, name: str, path: str) -> list[ast.expr]:

@@ -49,9 +49,20 @@ class Queue:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Crowd:
+    """Who is in a queue: those that wait, with the time of their making; arrays, with how many of their children wait; how many
+    run or start, and `using` how many vCPUs. `complete`: nothing was left out for its number."""
+
+    waiting: tuple[tuple[str, float], ...] = ()
+    arrays: tuple[tuple[str, float, int], ...] = ()
+    running: int = 0
+    using: float = 0.0
+    complete: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Line:
-    """Who else is in the queue: `ahead` wait and were there before the job, `using` are the vCPUs of those that run or start;
-    `running` counts them. `complete`: nothing was left out for its number."""
+    """Who else is in the queue: `ahead` wait and were there before the job; the rest is as in Crowd."""
 
     ahead: int = 0
     running: int = 0
@@ -92,17 +103,19 @@ def queue(batch: Batch, name: str) -> Queue | None:
     )
 
 
-def line(batch: Batch, name: str, created: float) -> Line:
-    """The line in front of a job that was made at `created` (seconds since the epoch). An array counts with its children."""
-    ahead, complete = 0, True
+def crowd(batch: Batch, name: str) -> Crowd:
+    """The jobs of a queue that wait, start or run. An array counts with its children."""
+    complete = True
+    waiting: list[tuple[str, float]] = []
     busy: list[str] = []
     for status in ("RUNNABLE", "PENDING", "STARTING", "RUNNING"):
         rows, whole = batch.first_listed(name, status, _LOOK_AT)
         complete &= whole
         if status == "RUNNABLE":
-            ahead += sum(1 for row in rows if (row.get("createdAt") or 0) / 1000 < created and "size" not in _array(row))
+            waiting += [(row["jobId"], (row.get("createdAt") or 0) / 1000) for row in rows if "size" not in _array(row)]
         busy += [row["jobId"] for row in rows if status in ("STARTING", "RUNNING") or "size" in _array(row)]
     complete &= len(busy) <= _LOOK_AT
+    arrays: list[tuple[str, float, int]] = []
     running, using = 0, 0.0
     for start in range(0, min(len(busy), _LOOK_AT), DESCRIBE_PAGE):
         for detail in batch.ask("DescribeJobs", jobs=busy[start : start + DESCRIBE_PAGE])["jobs"]:
@@ -110,9 +123,22 @@ def line(batch: Batch, name: str, created: float) -> Line:
             number = counts.get("STARTING", 0) + counts.get("RUNNING", 0) if counts else 1
             running += number
             using += number * _vcpus(detail)
-            if counts and detail.get("createdAt", 0) / 1000 < created:
-                ahead += counts.get("RUNNABLE", 0)
-    return Line(ahead, running, using, complete)
+            if counts.get("RUNNABLE"):
+                arrays.append((detail["jobId"], (detail.get("createdAt") or 0) / 1000, counts["RUNNABLE"]))
+    return Crowd(tuple(waiting), tuple(arrays), running, using, complete)
+
+
+def line(crowd: Crowd, job_id: str, created: float) -> Line:
+    """The line in front of a job that was made at `created` (seconds since the epoch): the older ones, and of its own array those
+    with a lower index."""
+    parent, _, index = job_id.partition(":")
+    ahead = sum(1 for other, made in crowd.waiting if made < created and other != job_id)
+    for other, made, runnable in crowd.arrays:
+        if other == parent:
+            ahead += min(int(index or 0), runnable - 1)
+        elif made < created:
+            ahead += runnable
+    return Line(ahead, crowd.running, crowd.using, crowd.complete)
 
 
 def _array(detail: Mapping[str, Any]) -> Mapping[str, Any]:

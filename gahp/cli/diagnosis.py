@@ -1,7 +1,8 @@
 """Why a job waits, was held or failed, and what to do: facts in, sentences out. No calls, no clock.
 
-Sources of AWS's own words: "Jobs stuck in a RUNNABLE status" and "Troubleshooting" in the AWS Batch User Guide, "Stopped tasks
-error messages" in the Amazon ECS Developer Guide, and facts that gahp.gateway.verdict leans on.
+Sources of AWS's own words: "Jobs stuck in a RUNNABLE status", "Troubleshooting" and "Compute resource memory management" in the
+AWS Batch User Guide, "Stopped tasks error messages" in the Amazon ECS Developer Guide, and facts that gahp.gateway.verdict leans
+on.
 """
 
 from __future__ import annotations
@@ -18,30 +19,40 @@ from gahp.model import HoldCode
 
 _LONG_START_S = 900.0
 _LONG_STAGE_S = 60.0
+_LONG_RUNNABLE_S = 900.0
+# What a host's kernel and ECS keep of its memory, at least: an m4.large of 8192 MiB has 7985, and AWS Batch's image keeps 32.
+_KEPT, _KEPT_MIB = 0.02, 32
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Size:
-    """The most that one host of an environment has."""
+    """What a host of one instance type has."""
 
     type: str
     vcpus: int
     memory_mib: int
     gpus: int = 0
 
+    @property
+    def free_mib(self) -> int:
+        """What jobs can have of its memory, at most."""
+        return int(self.memory_mib * (1 - _KEPT)) - _KEPT_MIB
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of one job. `queue` is None where it was not asked about or, with `asked`, where there is none; `largest` has
-    for the name of an environment its largest host; `problem` says why AWS could not be asked."""
+    """What is known of one job. `queue` is None where it was not asked about or, with `asked`, where there is none; `hosts` has
+    for the name of an environment what its hosts may be; `problem` says why AWS could not be asked about the job, `unasked` why
+    not about its queue."""
 
     run: History
     now: float
     asked: bool = False
     queue: Queue | None = None
     line: Line | None = None
-    largest: Mapping[str, Size] = dataclasses.field(default_factory=dict)
+    hosts: Mapping[str, tuple[Size, ...]] = dataclasses.field(default_factory=dict)
     problem: str = ""
+    unasked: str = ""
 
 
 def explain(facts: Facts) -> list[str]:
@@ -75,7 +86,8 @@ def _on_its_way(subject: str, facts: Facts) -> Iterator[str]:
             yield "Large inputs take their time; if no awsbatch_gahp of this user runs, HTCondor starts one: see condor_q -grid."
     elif run.state in (RunState.STAGED, RunState.SUBMITTING):
         yield f"{subject} is staged in S3 but not submitted to AWS Batch yet (for {age})."
-        yield from _queue_problems(facts)
+        yield from [*_closed(facts)] or _nowhere(facts)
+        yield from _not_asked(facts)
     elif run.state is RunState.COLLECTING:
         yield f"{subject} has ended in AWS Batch, and its output is being brought back (for {age})."
     elif run.state is RunState.SUSPENDED:
@@ -107,6 +119,7 @@ def _in_batch(subject: str, facts: Facts) -> Iterator[str]:
     since = _ago(facts.now - (run.since or run.submitted or run.accepted))
     if facts.problem:
         yield f"{subject} is {status} in AWS Batch as the GAHP last saw it; AWS could not be asked now: {_stop(facts.problem)}"
+        yield from _own_words(run)
         return
     if status == "RUNNING":
         yield f"{subject} has been running for {since}{_where(run)}: nothing is in its way."
@@ -127,50 +140,70 @@ def _in_batch(subject: str, facts: Facts) -> Iterator[str]:
 
 
 def _waiting(facts: Facts) -> Iterator[str]:
-    run = facts.run
-    said = _said_by_batch(run.status_reason)
-    problems = [*_queue_problems(facts)]
-    if problems:
+    run, queue = facts.run, facts.queue
+    yield from _own_words(run)
+    if queue is not None and queue.state != "ENABLED":
+        yield (
+            f"The job queue {run.queue} is {queue.state}: it takes no new jobs, and those that it has can still start."
+            " Enable it in AWS Batch to submit more."
+        )
+    if problems := [*_nowhere(facts)]:
         yield from problems
-        return
-    if said and run.attempts and run.status_reason == run.attempts[-1].status_reason:
-        said = ""  # why the attempt before ended, not why this one waits
-    if said:
+    else:
+        if queue is not None:
+            yield from (_broken(environment) for environment in queue.environments if not environment.usable)
+        if advice := _advice(run):
+            yield advice
+        elif queue is not None:
+            yield from _room(facts, queue)
+    yield from _not_asked(facts)
+
+
+def _own_words(run: History) -> Iterator[str]:
+    if _reason_now(run):
         yield f"AWS Batch says: {_stop(run.status_reason)}"
-        yield said
-        return
-    if facts.queue is None:
-        yield from ([f"AWS Batch says: {_stop(run.status_reason)}"] if run.status_reason else [])
-        return
-    yield from _room(facts, facts.queue)
 
 
-def _queue_problems(facts: Facts) -> Iterator[str]:
-    """What is wrong with queue and environments, whoever waits in it."""
+def _reason_now(run: History) -> str:
+    """AWS Batch's reason for how the job stands; not why the attempt before ended, which stays until there is another."""
+    return "" if run.attempts and run.status_reason == run.attempts[-1].status_reason else run.status_reason
+
+
+def _not_asked(facts: Facts) -> Iterator[str]:
+    if facts.unasked:
+        yield f"What its queue {facts.run.queue} has could not be asked: {_stop(facts.unasked)}"
+
+
+def _closed(facts: Facts) -> Iterator[str]:
+    """What keeps the queue from taking the job."""
+    queue = facts.queue
+    if queue is not None and queue.state != "ENABLED":
+        yield f"The job queue {facts.run.queue} is {queue.state}: it takes no new jobs. Enable it in AWS Batch."
+
+
+def _nowhere(facts: Facts) -> Iterator[str]:
+    """What is wrong with queue and environments so that nothing starts, whoever waits in it."""
     queue, name = facts.queue, facts.run.queue
     if queue is None:
         if facts.asked:
             yield f"The job queue {name} does not exist in this account and Region: see AWSBATCH_JOB_QUEUE and AWSBATCH_REGION."
-        return
-    if queue.state != "ENABLED":
-        yield f"The job queue {name} is {queue.state}: no job is taken by it or starts from it. Enable it in AWS Batch."
-        return
-    if queue.status not in ("VALID", "UPDATING"):
+    elif queue.status not in ("VALID", "UPDATING"):
         yield f"The job queue {name} is {queue.status}: {_stop(queue.reason or 'AWS Batch gives no reason')} Mend or remake it."
-        return
-    if not queue.environments:
+    elif not queue.environments:
         yield f"The job queue {name} has no compute environment: give it one."
-        return
-    if any(environment.usable for environment in queue.environments):
-        return
-    for environment in queue.environments:
-        if environment.state != "ENABLED":
-            yield f"Its compute environment {environment.name} is {environment.state}: enable it in AWS Batch."
-        else:
-            yield (
-                f"Its compute environment {environment.name} is {environment.status}:"
-                f" {_stop(environment.reason or 'AWS Batch gives no reason')} {_mend_environment(environment.reason)}"
-            )
+    elif not any(environment.usable for environment in queue.environments):
+        yield from map(_broken, queue.environments)
+
+
+def _broken(environment: Environment) -> str:
+    if environment.state != "ENABLED":
+        return f"Its compute environment {environment.name} is {environment.state}: enable it in AWS Batch."
+    if environment.status in ("CREATING", "UPDATING"):
+        return f"Its compute environment {environment.name} is {environment.status}: AWS Batch needs some minutes for that."
+    return (
+        f"Its compute environment {environment.name} is {environment.status}:"
+        f" {_stop(environment.reason or 'AWS Batch gives no reason')} {_mend_environment(environment.reason)}"
+    )
 
 
 def _mend_environment(reason: str) -> str:
@@ -196,24 +229,43 @@ def _room(facts: Facts, queue: Queue) -> Iterator[str]:
             " it can never start. Lower request_cpus, or raise maxvCpus."
         )
         return
-    if unfit := _fits_nowhere(run, usable, facts.largest):
+    if unfit := _fits_nowhere(run, usable, facts.hosts):
         yield unfit
         return
     if line is not None:
-        total = sum(limit for limit in limits if limit is not None)
-        least = "" if line.complete else "at least "
-        front = f"{least}{_jobs(line.ahead)} in front of it" if line.ahead else "no job in front of it"
-        if None not in limits and line.using + cpus > total:
-            yield (
-                f"It asks for {_vcpus(cpus)}, and {least}{line.using:g} of the {total} that the queue {run.queue} may have"
-                f" (maxvCpus) are in use by {_jobs(line.running)}, with {front}. It starts as others end; raise"
-                " maxvCpus for more at a time."
-            )
-        else:
-            used = f"{least}{line.using:g} of {total} vCPUs are in use" if None not in limits else f"{_jobs(line.running)} run"
-            yield f"The queue {run.queue} has room ({used}, {front}): AWS Batch is bringing up a host, which takes minutes."
+        yield _place(facts, line, usable)
     if queue.policy:
         yield from _share(run, queue)
+
+
+def _place(facts: Facts, line: Line, usable: list[Environment]) -> str:
+    """What the job waits for where hosts would be large enough."""
+    run, cpus = facts.run, facts.run.cpus or 1
+    limits = [environment.max_vcpus for environment in usable]
+    bounded, total = None not in limits, sum(limit for limit in limits if limit is not None)
+    least = "" if line.complete else "at least "
+    front = f"{least}{_jobs(line.ahead)} in front of it" if line.ahead else "no job in front of it"
+    if bounded and line.using + cpus > total:
+        return (
+            f"It asks for {_vcpus(cpus)}, and {least}{line.using:g} of the {total} that the queue {run.queue} may have"
+            f" (maxvCpus) are in use by {_jobs(line.running)}, with {front}. It starts as others end; raise"
+            " maxvCpus for more at a time."
+        )
+    if bounded and all((environment.desired_vcpus or 0) + cpus > (environment.max_vcpus or 0) for environment in usable):
+        desired = sum(environment.desired_vcpus or 0 for environment in usable)
+        return (
+            f"It asks for {_vcpus(cpus)}, with {front}. Jobs of the queue {run.queue} use {least}{line.using:g} of the {total}"
+            f" that its compute environments may have (maxvCpus), but {desired} are taken: jobs of other queues fill them, or"
+            " what is left on each host is too little. It starts as others end; raise maxvCpus for more at a time."
+        )
+    used = f"{least}{line.using:g} of {total} vCPUs are in use" if bounded else f"{_jobs(line.running)} run"
+    room = f"The queue {run.queue} has room ({used}, {front})"
+    if facts.now - run.since < _LONG_RUNNABLE_S:
+        return f"{room}: AWS Batch is bringing up a host, which takes minutes."
+    return (
+        f"{room}, and the job has waited longer than a host takes to come up: see the activity of the environment's Auto Scaling"
+        " group, the account's quota of vCPUs, and whether hosts reach ECS (subnets, instance role)."
+    )
 
 
 def _share(run: History, queue: Queue) -> Iterator[str]:
@@ -227,28 +279,41 @@ def _share(run: History, queue: Queue) -> Iterator[str]:
     )
 
 
-def _fits_nowhere(run: History, usable: list[Environment], largest: Mapping[str, Size]) -> str:
-    """A sentence if every environment's largest host is known and too small."""
-    if not usable or any(environment.name not in largest for environment in usable):
+def _fits_nowhere(run: History, usable: list[Environment], hosts: Mapping[str, tuple[Size, ...]]) -> str:
+    """A sentence if the hosts of every environment are known and none has all at once that the job asks for."""
+    if not usable or any(not hosts.get(environment.name) for environment in usable):
         return ""
-    for what, asked, unit, knob in (
-        ("vcpus", run.cpus, "vCPUs", "request_cpus"),
-        ("memory_mib", run.memory_mib, "MiB of memory", "request_memory"),
-        ("gpus", run.gpus, "GPUs", "request_gpus"),
-    ):
-        best = max(usable, key=lambda environment: int(getattr(largest[environment.name], what)))
-        size = largest[best.name]
-        most = int(getattr(size, what))
-        if asked and asked > most:
+    sizes = [(environment, size) for environment in usable for size in hosts[environment.name]]
+    asked = {"vcpus": run.cpus or 0, "free_mib": run.memory_mib or 0, "gpus": run.gpus or 0}
+    if any(all(getattr(size, what) >= number for what, number in asked.items()) for _, size in sizes):
+        return ""
+    for what, (unit, knob) in _MEASURES.items():
+        environment, size = max(sizes, key=lambda pair: int(getattr(pair[1], what)))
+        if asked[what] > getattr(size, what):
+            kept = f", {size.free_mib} of them for jobs" if what == "free_mib" else ""
+            most = size.memory_mib if what == "free_mib" else getattr(size, what)
             return (
-                f"No instance type fits {asked} {unit}: the largest of {best.name} ({', '.join(best.types)}) is {size.type} with"
-                f" {most}. Lower {knob}, or have a larger type allowed there."
+                f"No instance type fits {asked[what]} {unit}: the largest of {environment.name} ({', '.join(environment.types)})"
+                f" is {size.type} with {most}{kept}. Lower {knob}, or have a larger type allowed there."
             )
-    return ""
+    together = [(f"{asked[what]} {unit}", knob) for what, (unit, knob) in _MEASURES.items() if asked[what]]
+    allowed = ", ".join(f"{environment.name}: {', '.join(environment.types)}" for environment in usable)
+    return (
+        f"No instance type has {' and '.join(text for text, _ in together)} together ({allowed}). Lower"
+        f" {' or '.join(knob for _, knob in together)}, or have a larger type allowed there."
+    )
 
 
-def _said_by_batch(reason: str) -> str:
+_MEASURES = {
+    "vcpus": ("vCPUs", "request_cpus"),
+    "free_mib": ("MiB of memory", "request_memory"),
+    "gpus": ("GPUs", "request_gpus"),
+}
+
+
+def _advice(run: History) -> str:
     """What to do about AWS Batch's own reason for a RUNNABLE job."""
+    reason = _reason_now(run)
     for begin, advice in _RUNNABLE_REASONS.items():
         if reason.startswith(begin):
             return advice
@@ -284,9 +349,10 @@ def _ended(subject: str, run: History) -> Iterator[str]:
             yield f"{subject} ended by signal {run.exit_signal}{tries}."
         else:
             yield f"{subject} ended with exit code {run.exit_code}{tries}."
-        if run.exit_signal is not None and run.status_reason.startswith("Job attempt duration exceeded"):
-            yield from _timed_out(run)
-        elif run.exit_code or run.exit_signal is not None:
+        well = run.exit_signal is None and not run.exit_code
+        if not well and run.status_reason.startswith("Job attempt duration exceeded"):
+            yield from _timed_out(run, "submit it again")
+        elif not well:
             yield f"That is the program's own end: see condor_awsbatch logs {run.condor_id or run.name} -err."
         return
     if run.state is RunState.REMOVED:
@@ -313,11 +379,11 @@ def _why_held(run: History) -> Iterator[str]:
         )
     elif "Host EC2" in reasons or "Spot Task was interrupted" in reasons:
         yield (
-            f"Its host went away {_times(len(run.attempts) or 1)}, and that were all its attempts: release it, raise"
+            f"Its host went away {_times(len(run.attempts) or 1)}, and those were all its attempts: release it, raise"
             " AWSBATCH_ATTEMPTS, or use on-demand hosts instead of spot."
         )
     elif "Job attempt duration exceeded" in reasons:
-        yield from _timed_out(run)
+        yield from _timed_out(run, "release it to run it again")
     elif run.hold_code == HoldCode.TRANSFER_INPUT:
         yield "Mend the input it names, then condor_release the job."
     elif run.hold_code == HoldCode.TRANSFER_OUTPUT:
@@ -360,10 +426,10 @@ def _pull(reasons: str) -> str:
     return "Check the image in the job definition and that its registry can be reached from the hosts. Then condor_release."
 
 
-def _timed_out(run: History) -> Iterator[str]:
+def _timed_out(run: History, then: str) -> Iterator[str]:
     limit = f" of {run.runtime_s} s" if run.runtime_s else " of AWSBATCH_DEFAULT_RUNTIME or the job definition"
     ran = f" after {_ago(run.stopped - run.started)}" if run.stopped > run.started > 0 else ""
-    yield f"It reached its time limit{limit}{ran}: raise batch_runtime, and release it to run it again."
+    yield f"It reached its time limit{limit}{ran}: raise batch_runtime, and {then}."
 
 
 def _time_limit(facts: Facts) -> Iterator[str]:

@@ -6,12 +6,12 @@ What a job wrote is data: a terminal gets it with its control characters shown, 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, BinaryIO
 
 from gahp import history
 from gahp.cli import views
@@ -27,7 +27,9 @@ _CHUNK = 1 << 16
 _PIECE = 16384  # Docker hands longer lines to its log drivers in pieces of this size
 _LOOK_EVERY_S = 1.0
 _ASK_BATCH_EVERY_S = 5.0
-_LATE_S = 6.0  # a container's last lines may come to CloudWatch so long after its end
+_LATE_S = 6.0  # a container's last lines may come to CloudWatch so long after its end, or after those before them
+_TRIES = 10  # to read a log to its end
+_PASSES = ("ThrottlingException", "ServiceUnavailableException")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,16 +99,16 @@ def _ended(site: views.Site, found: History, options: argparse.Namespace, show: 
     request = history.request(site.settings.state_dir, found.name)
     name = request.stderr if options.err else request.stdout
     word = "standard error" if options.err else "standard output"
-    if name and found.program_started and found.state is not RunState.COLLECTING:
-        with contextlib.suppress(OSError):
-            _copy(_file(request, name), show)
-            return 0
+    if name and found.program_started and found.state is not RunState.COLLECTING and (file := _opened(request, name)):
+        with file:
+            _copy(iter(partial(file.read, _CHUNK), b""), show)
+        return 0
     if name and (pieces := _from_s3(site, found, options.err)) is not None:
         _copy(pieces, show)
         return 0
     if not name and found.program_started:
         views.note(f"the job threw its {word} away (/dev/null); this is its log in CloudWatch")
-    if not any(attempt.log_stream for attempt in found.attempts):
+    if not (found.attempts and found.attempts[-1].log_stream):
         found = views.asked(site, found)
     if not found.attempts and not found.log_stream:
         raise Refused(f"The job {options.id} never started, so it wrote nothing: condor_awsbatch why {options.id} tells more.")
@@ -114,10 +116,11 @@ def _ended(site: views.Site, found: History, options: argparse.Namespace, show: 
     return _cloudwatch(site, found, stream or found.log_stream, options, show)
 
 
-def _file(request: JobRequest, name: str) -> Iterator[bytes]:
-    with open(to_bytes(os.path.join(request.iwd, name)), "rb") as file:
-        while data := file.read(_CHUNK):
-            yield data
+def _opened(request: JobRequest, name: str) -> BinaryIO | None:
+    try:
+        return open(to_bytes(os.path.join(request.iwd, name)), "rb")
+    except OSError:
+        return None
 
 
 def _copy(pieces: Iterable[bytes], show: Output) -> None:
@@ -162,7 +165,7 @@ def _cloudwatch(site: views.Site, found: History, stream: str, options: argparse
             f" condor_awsbatch why {options.id} tells more."
         )
     log = Log(site, group_of(site, found), stream)
-    for event in log.news():
+    for event in log.all():
         show.put(event)
     show.end()
     if log.missing:
@@ -184,10 +187,12 @@ def _live(site: views.Site, now: History, options: argparse.Namespace, show: Out
     if options.err:
         views.note("while a job runs, its log has standard output and standard error together")
     log: Log | None = None
+    since = 0.0  # Batch and the journal may tell of an attempt before once more
     shown: str | None = None
     for run in _watch(site, now) if options.follow else [now]:
         stream = run.log_stream if run.status in ("RUNNING", "SUCCEEDED", "FAILED") or run.final else ""
-        if stream and (log is None or stream != log.stream):
+        if stream and (log is None or (stream != log.stream and run.started > since)):
+            since = run.started
             if log is not None:
                 _drain(log, show)
                 show.end()
@@ -197,7 +202,7 @@ def _live(site: views.Site, now: History, options: argparse.Namespace, show: Out
             shown = run.status
             views.note(f"the job has not started yet ({views.state_of(run)})")
         if log is not None:
-            for event in log.news():
+            for event in log.news() if options.follow else log.all():
                 show.put(event)
     if log is not None and options.follow:
         _drain(log, show)
@@ -208,18 +213,32 @@ def _live(site: views.Site, now: History, options: argparse.Namespace, show: Out
 
 
 def _watch(site: views.Site, run: History) -> Iterator[History]:
-    """The run again and again until it has ended, asked of Batch now and then: the GAHP need not be there."""
+    """The run again and again until it has ended. The GAHP need not be there, and sees less often: Batch is asked now and then,
+    and what it says stays until the journal knows more."""
     asked = time.monotonic()
     while True:
         yield run
-        if run.final or run.status in ("SUCCEEDED", "FAILED"):
+        if run.final or run.state is RunState.COLLECTING or run.status in ("SUCCEEDED", "FAILED"):
             return
         time.sleep(_LOOK_EVERY_S)
         now = next(history.read(site.settings.state_dir, names=[run.name]), run)
-        if now.status == run.status and time.monotonic() - asked >= _ASK_BATCH_EVERY_S:
+        said = False
+        if time.monotonic() - asked >= _ASK_BATCH_EVERY_S:
             asked = time.monotonic()
-            [now], _ = views.refresh(site, [now])
-        run = now if (now.status, now.log_stream) != ("", "") or now.final else run
+            [now], problem = views.refresh(site, [now])
+            said = not problem
+        if _goes_on(run, now, said=said):
+            run = now
+
+
+def _goes_on(run: History, now: History, *, said: bool) -> bool:
+    """Whether `now` is later than what is known of the run. `said`: Batch itself says so; but a call may be answered by a part
+    of Batch that has not heard of the last start yet."""
+    if now.state is not RunState.SUBMITTED or now.submission != run.submission:
+        return True
+    if said and now.status != "RUNNING":
+        return True
+    return now.started >= run.started if said else now.started > run.started
 
 
 def _drain(log: Log, show: Output) -> None:
@@ -228,22 +247,44 @@ def _drain(log: Log, show: Output) -> None:
     while time.monotonic() < until:
         for event in log.news():
             show.put(event)
-            until = min(until, time.monotonic() + _LATE_S / 2)
+            until = time.monotonic() + _LATE_S
         time.sleep(_LOOK_EVERY_S / 2)
 
 
 class Log:
-    """One log stream of CloudWatch, read on from where it was left. Raises Refused when it must not be read."""
+    """One log stream of CloudWatch, read on from where it was left. Raises Refused when it must not be read.
+
+    `missing`: CloudWatch says that there is none.
+    """
 
     def __init__(self, site: views.Site, group: str, stream: str) -> None:
         self._client = site.client("logs")
         self.group = group
         self.stream = stream
-        self.missing = True
+        self.missing = False
         self._token: dict[str, str] = {}
 
     def news(self) -> Iterator[bytes]:
         """The events since the last time, a line each. What passes (a lost connection, throttling) shows as no news."""
+        try:
+            yield from self._pages()
+        except Transient:
+            return
+
+    def all(self) -> Iterator[bytes]:
+        """All events, a line each. Raises Refused when CloudWatch does not give them all."""
+        for left in reversed(range(_TRIES)):
+            try:
+                yield from self._pages()
+                return
+            except Transient as error:
+                if not left:
+                    raise Refused(str(error)) from error
+                time.sleep(_LOOK_EVERY_S)
+
+    def _pages(self) -> Iterator[bytes]:
+        """What follows the last page. A page may be empty with more behind it: the end is where CloudWatch gives back the token
+        that it was given (API Reference, GetLogEvents). Raises Transient for what passes."""
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
         while True:
@@ -253,20 +294,23 @@ class Log:
                 )
             except ClientError as error:
                 code = error.response.get("Error", {}).get("Code", "")
-                if code in ("ResourceNotFoundException", "ThrottlingException", "ServiceUnavailableException"):
+                if code == "ResourceNotFoundException":
+                    self.missing = True
                     return
-                raise Refused(one_line(f"The log {self.stream} in {self.group} cannot be read: {error}.")) from error
+                told = f"The log {self.stream} in {self.group} cannot be read: {error}."
+                if code in _PASSES:
+                    raise Transient(one_line(f"{told} Try again.")) from error
+                raise Refused(one_line(told)) from error
             except BotoCoreError as error:
-                if not self._token:
-                    raise Refused(one_line(f"CloudWatch cannot be asked for the log: {error}.")) from error
-                return
+                if self._token:
+                    raise Transient(one_line(f"CloudWatch cannot be asked for more of the log: {error}. Try again.")) from error
+                raise Refused(one_line(f"CloudWatch cannot be asked for the log: {error}.")) from error
             self.missing = False
             for event in page["events"]:
                 message = event["message"].encode("utf-8", "surrogateescape")
                 yield message if len(message) == _PIECE else message + b"\n"
             token = {"nextToken": page["nextForwardToken"]}
-            if token == self._token or not page["events"]:
-                self._token = token
+            if token == self._token:
                 return
             self._token = token
 

@@ -10,7 +10,7 @@ import sys
 from types import ModuleType
 
 from gahp import __version__
-from gahp.model import Refused, Transient
+from gahp.model import Refused, Transient, one_line
 
 VERBS = (
     "config",
@@ -32,6 +32,7 @@ VERBS = (
     "update",
     "why",
 )
+_TRACEBACK = "AWSBATCH_TRACEBACK"  # in the environment: for who looks for a fault of this program
 
 
 def _module(verb: str) -> ModuleType:
@@ -68,7 +69,7 @@ def parser_of(verbs: tuple[str, ...]) -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb. Exit codes: 0 done, 1 it could not be done, 2 the words were wrong, 130 interrupted."""
+    """Run one verb. Exit codes: 0 done, 1 it could not be done, 2 the words were wrong, 70 a fault of ours, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
     # Who starts us may have closed them, as `1>&-` does; then Python has none.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  for as long as we live
@@ -98,6 +99,16 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"condor_awsbatch: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         return 1
+    except Exception as error:
+        if os.environ.get(_TRACEBACK):
+            raise
+        told = _harmless(one_line(f"{type(error).__name__}: {error}"))
+        print(
+            f"condor_awsbatch: this is a fault of condor_awsbatch itself ({told}): report it, with what {_TRACEBACK}=1 in the"
+            " environment shows.",
+            file=sys.stderr,
+        )
+        return os.EX_SOFTWARE
 
 
 def _harmless(text: str) -> str:

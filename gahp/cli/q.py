@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -81,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Example: condor_awsbatch q 120 -af ClusterId ProcId State HoldReason"
     parser.add_argument("ids", nargs="*", metavar="ID", help=f"all of a CLUSTER, or {views.IDENTIFIERS}")
     which = parser.add_argument_group("which jobs (default: those that are not over, and those held within a day)")
-    which.add_argument("-dag", "--dag", metavar="DAG", help="the nodes of a DAG: DAGMan's cluster, or the DAG's batch name")
+    which.add_argument("-dag", "--dag", metavar="DAG", help="the nodes of a DAG: DAGMan's cluster, the DAG's file or batch name")
     which.add_argument("-all", "--all", action="store_true", help="of all users whose journals can be read here")
     which.add_argument("-history", "--history", action="store_true", help="jobs that are over, the latest first")
     which.add_argument("-limit", "--limit", type=_count, metavar="N", help="no more than so many")
@@ -144,8 +145,8 @@ def chosen(site: views.Site, options: argparse.Namespace) -> Iterator[History]:
 
 
 def in_dag(run: History, dag: str) -> bool:
-    """Whether `dag`, a cluster or a batch name such as d.dag or d.dag+101, names the DAG that the run is a node of."""
-    name = run.condor_batch_name
+    """Whether `dag`, a cluster, a file, or a batch name such as d.dag or d.dag+101, names the DAG that the run is a node of."""
+    name, dag = run.condor_batch_name, os.path.basename(dag)
     return bool(dag) and (dag == str(run.dag) or dag in (name, name.rpartition("+")[0]))
 
 

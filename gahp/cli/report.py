@@ -1,4 +1,4 @@
-"""`condor_awsbatch report`: what became of many jobs, as one HTML page, CSV or JSON, from this user's journal."""
+"""`condor_awsbatch report`: what became of many jobs, as one HTML page, CSV and JSON, from this user's journal."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import time
 from collections.abc import Iterator
 
 from gahp import config, history, meter
+from gahp.cli.explain import printable
 from gahp.cli.q import in_dag
 from gahp.history import History
 from gahp.model import Refused
-from gahp.report import Prices, as_csv, as_json, examine, read_prices, render
+from gahp.report import as_csv, as_json, examine, read_prices, render
 
-SUMMARY = "where the time, memory and money of many jobs went: one HTML page, CSV or JSON"
+SUMMARY = "where the time, memory and money of many jobs went: one HTML page, CSV and JSON"
 EXAMPLE = """\
 condor_awsbatch report -dag diamond.dag -prices prices.csv -o diamond.html
+  condor_awsbatch report -since 7d -o week.html -csv -json
   condor_awsbatch report -since 7d -csv > week.csv"""
 DESCRIPTION = """\
 Makes a page with a timeline of the jobs by attempt, their states over time, where the time went, retries, memory asked for
@@ -40,40 +42,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     when = "jobs that were not over at that time: 7d, 12h, 2026-11-20 or '2026-11-20 12:00'"
     parser.add_argument("-since", "--since", metavar="WHEN", help=when)
     parser.add_argument("-prices", "--prices", metavar="FILE", help="a price list, JSON or CSV")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("-csv", "--csv", action="store_true", help="CSV with one line a job instead of the page")
-    form.add_argument("-json", "--json", action="store_true", help="JSON with all figures and all jobs instead of the page")
-    where = "where it goes; -: standard output (default: report.html; CSV and JSON: standard output)"
+    instead = "instead of the page; with -o PAGE.html beside it"
+    parser.add_argument("-csv", "--csv", action="store_true", help=f"CSV with one line a job, {instead}, as PAGE.csv")
+    parser.add_argument("-json", "--json", action="store_true", help=f"JSON with all figures and jobs, {instead}, as PAGE.json")
+    where = "where it goes; -: standard output (default: report.html; CSV or JSON alone: standard output)"
     parser.add_argument("-o", "--output", metavar="FILE", help=where)
 
 
 def run(options: argparse.Namespace) -> int:
     settings = config.load()
+    targets = wanted(options.output or "", csv=options.csv, json=options.json)
     prices = read_prices(options.prices) if options.prices else None
     now = time.time()
     since = moment(options.since, now) if options.since else 0.0
     found = list(chosen(settings.state_dir, options.job, options.dag or "", since))
     if not found and (options.job or options.dag):
         raise Refused(f"The journal in {settings.state_dir} has no such jobs: see AWSBATCH_KEEP_RUNS and AWSBATCH_STATE_DIR.")
-    text = made(found, options, prices, now)
-    target = options.output or ("-" if options.csv or options.json else "report.html")
-    if target == "-":
-        sys.stdout.write(text.encode(sys.stdout.encoding or "utf-8", "replace").decode(sys.stdout.encoding or "utf-8"))
-    else:
-        write(target, text)
-        print(f"{target}: {len(found):,} jobs, {len(text.encode()) / 1e6:.1f} MB")
+    report = examine(found, now, prices, calls(settings.state_dir))
+    forms = {"html": lambda: render(report, title(options)), "csv": lambda: as_csv(report), "json": lambda: as_json(report)}
+    for form, target in targets.items():
+        text = forms[form]()
+        if target == "-":
+            if sys.stdout.isatty():
+                text = "\n".join(map(printable, text.split("\n")))
+            sys.stdout.write(text.encode(sys.stdout.encoding or "utf-8", "replace").decode(sys.stdout.encoding or "utf-8"))
+        else:
+            write(target, text)
+            print(f"{target}: {len(found):,} jobs, {len(text.encode()) / 1e6:.1f} MB")
     return 0
 
 
-def made(found: list[History], options: argparse.Namespace, prices: Prices | None, now: float) -> str:
-    """The text to write."""
-    report = examine(found, now, prices, calls(config.load().state_dir))
-    if options.csv:
-        return as_csv(report)
-    if options.json:
-        return as_json(report)
+def wanted(output: str, *, csv: bool, json: bool) -> dict[str, str]:
+    """Where each form that is asked for goes. Raises Refused where one place would have to hold two."""
+    others = [form for form, asked in (("csv", csv), ("json", json)) if asked]
+    stem, end = os.path.splitext(output)
+    if end.lower() in (".html", ".htm"):
+        return {"html": output, **{form: f"{stem}.{form}" for form in others}}
+    if len(others) > 1:
+        raise Refused("-csv and -json together go beside a page: name it with -o PAGE.html.")
+    return {others[0]: output or "-"} if others else {"html": output or "report.html"}
+
+
+def title(options: argparse.Namespace) -> str:
+    """What the page is about."""
     what = f"DAG {options.dag}" if options.dag else f"Job {', '.join(options.job)}" if options.job else "Jobs"
-    return render(report, f"{what} on AWS Batch{f' since {options.since}' if options.since else ''}")
+    return f"{what} on AWS Batch{f' since {options.since}' if options.since else ''}"
 
 
 def chosen(directory: str, words: list[str], dag: str, since: float) -> Iterator[History]:
@@ -86,7 +99,7 @@ def chosen(directory: str, words: list[str], dag: str, since: float) -> Iterator
     else:
         found = history.read(directory)
     for one in found:
-        if dag and not in_dag(one, os.path.basename(dag)):
+        if dag and not in_dag(one, dag):
             continue
         if since and one.final and one.over < since:
             continue

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gahp.batch import Batch, BatchJob
 
 _ASK_AT_MOST = 500  # jobs: five calls
+_PATIENCE_S = 10.0  # for room among the calls of busy GAHPs
 
 Problem = NewType("Problem", str)  # a sentence on what AWS could not be asked; "" if there is none
 
@@ -32,14 +33,14 @@ class Site:
 
     @property
     def batch(self) -> Batch:
-        """Batch, behind the same pace as the GAHP's own calls."""
+        """Batch, behind the same pace as the GAHP's own calls; a person waits a while for room."""
         if self._batch is None:
             self.settings.require()
             from gahp.batch import Batch  # noqa: PLC0415  boto3 is slow to load, and many a look needs no AWS
             from gahp.site import clients, limiter  # noqa: PLC0415
 
             client, _ = clients(self.settings)
-            self._batch = Batch(client, definition=self.settings.job_definition, limiter=limiter(self.settings))
+            self._batch = Batch(client, definition=self.settings.job_definition, limiter=limiter(self.settings, _PATIENCE_S))
         return self._batch
 
     def client(self, service: str) -> Any:

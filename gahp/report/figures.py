@@ -47,7 +47,8 @@ class Span:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Job:
-    """One job with its phases. `cost` is None without a price; `wasted_s`: what attempts ran that had to be started again."""
+    """One job with its phases. `cost` is None without a price; `wasted_s`: what attempts ran that had to be started again;
+    `sends`: the SubmitJob calls that were made for it, of an array's calls its part."""
 
     history: History
     spans: tuple[Span, ...]
@@ -55,6 +56,7 @@ class Job:
     running_s: float
     wasted_s: float
     cost: float | None
+    sends: float
 
     @property
     def label(self) -> str:
@@ -136,7 +138,9 @@ def examine(
     histories: Iterable[History], now: float, prices: Prices | None = None, calls: Mapping[str, float] | None = None
 ) -> Report:
     """The figures of these jobs at `now`. `calls`: calls to AWS that a GAHP counted, by their name."""
-    jobs = tuple(_job(history, now, prices) for history in histories)
+    histories = list(histories)
+    arrays = _arrays(histories)
+    jobs = tuple(_job(history, now, prices, arrays[_array_of(history)]) for history in histories)
     spans = [span for job in jobs for span in job.spans]
     begin = min((span.begin for span in spans), default=now)
     end = max((span.end for span in spans), default=now)
@@ -161,15 +165,29 @@ def examine(
         cost=sum(costs) if prices else None,
         wasted_cost=sum(_priced(job.history, job.wasted_s, prices) or 0.0 for job in jobs) if prices else None,
         unpriced=tuple(sorted({job.history.queue for job in jobs if job.cost is None})) if prices else (),
-        sends=sum(job.history.sends for job in jobs),
+        sends=sum(max(sends) for sends in arrays.values()),
         calls=calls or {},
     )
+
+
+def _array_of(history: History) -> str:
+    """What stands for the SubmitJob calls of this job: the array that it is a child of, else it alone."""
+    parent, colon, _ = history.native_id.partition(":")
+    return parent if colon else history.name
+
+
+def _arrays(histories: Iterable[History]) -> dict[str, list[int]]:
+    """How often each job of an array was sent. One call sends them all: the most of them is the number of calls."""
+    arrays: dict[str, list[int]] = {}
+    for history in histories:
+        arrays.setdefault(_array_of(history), []).append(history.sends)
+    return arrays
 
 
 # One job
 
 
-def _job(history: History, now: float, prices: Prices | None) -> Job:
+def _job(history: History, now: float, prices: Prices | None, sends: Sequence[int]) -> Job:
     until = 0.0 if history.final else now
     ran = [max(0.0, (one.stopped or until) - one.started) for one in history.attempts if one.started]
     return Job(
@@ -179,6 +197,7 @@ def _job(history: History, now: float, prices: Prices | None) -> Job:
         running_s=sum(ran),
         wasted_s=sum(ran[:-1]),
         cost=_priced(history, sum(ran), prices),
+        sends=max(sends) / len(sends),
     )
 
 

@@ -109,7 +109,8 @@
       c.fillStyle = style("--line");
       c.fillRect(x, TOP - 4, 1, height);
       c.fillStyle = style("--faint");
-      c.fillText(t === 0 ? "0" : span(t).replace(/ 0 (s|min|h)$/, "").replace(/\.0 s$/, " s"), Math.min(x, width - 28), 12);
+      const told = t === 0 ? "0" : span(t).replace(/ 0 (s|min|h)$/, "").replace(/\.0 s$/, " s");
+      c.fillText(told, Math.min(x, width - c.measureText(told).width / 2 - 2), 12);
     }
     const first = Math.floor(box.scrollTop / ROW), shift = box.scrollTop % ROW;
     c.save();
@@ -197,7 +198,7 @@
         ...(data.currency ? [job[F.cost] === null ? "–" : money(job[F.cost])] : [])];
       cells.forEach((value, place) => {
         const cell = document.createElement("td");
-        if (place > 0 && place < 4) cell.className = "text";
+        if (place > 0 && place < 4) cell.className = place === 3 ? "word" : "text";
         if (place === 0) {
           const button = document.createElement("button");
           button.type = "button"; button.textContent = value; button.style.cssText = "all:unset;cursor:pointer;text-decoration:underline";

@@ -172,9 +172,9 @@ def _states(report: Report) -> str:
     peaks = ", ".join(f"{phase} {max(report.series[number], default=0):,.0f}" for number, phase in enumerate(PHASES))
     return (
         f'<section aria-labelledby="h-states"><h2 id="h-states">States over time</h2>{_key()}'
-        f'<svg class="wide" viewBox="0 0 {_WIDE} {_HIGH}" role="img"'
+        f'<div class="scroll"><svg class="wide" viewBox="0 0 {_WIDE} {_HIGH}" role="img"'
         f' aria-label="Jobs by phase over time. At most at one time: {_text(peaks)}.">'
-        f"{''.join(areas)}{''.join(lines)}</svg></section>"
+        f"{''.join(areas)}{''.join(lines)}</svg></div></section>"
     )
 
 
@@ -296,7 +296,8 @@ def _cost(report: Report) -> str:
 
 
 def _calls(report: Report) -> str:
-    told = f"<p>{report.sends:,} SubmitJob calls for {_jobs(len(report.jobs))}.</p>"
+    told = f"<p>{report.sends:,} SubmitJob call{'' if report.sends == 1 else 's'} for {_jobs(len(report.jobs))}"
+    told += " (one makes all the jobs of an array).</p>"
     if report.calls:
         whole = report.calls.get("jobs ended", 0)
         counted = [(name, count) for name, count in report.calls.items() if name != "jobs ended"]

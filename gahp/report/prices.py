@@ -63,7 +63,7 @@ def read_prices(path: str) -> Prices:
         raise Refused(f"The price list {path} is larger than 1 MiB: {_FORM}.")
     try:
         found = _from_json(text) if text.lstrip().startswith(("{", "[")) else _from_csv(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise Refused(one_line(f"The price list {path} cannot be understood: {error}; {_FORM}.")) from error
     if not found.queues:
         raise Refused(f"The price list {path} has no queue: {_FORM}.")

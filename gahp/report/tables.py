@@ -31,7 +31,7 @@ def row(job: Job) -> dict[str, Any]:
         "accepted": _moment(history.accepted),
         "over": _moment(history.over),
         "attempts": len(history.attempts),
-        "submit_calls": history.sends,
+        "submit_calls": round(job.sends, 4),
         "cost": None if job.cost is None else round(job.cost, 6),
         **seconds,
     }

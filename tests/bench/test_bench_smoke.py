@@ -69,11 +69,12 @@ def test_sandboxes_are_measured_against_s5cmd():
 
 
 def test_budgets_are_measured():
-    found = budgets.measure(200, 500)
+    found = budgets.measure(200, 500, 100)
     (memory,) = named(found, "resident memory when idle")
     assert 10 < memory.ours < 500
     assert named(found, "200 running jobs followed: threads")[0].met
     assert named(found, "start-up with a journal of 500 finished runs")
+    assert named(found, "condor_awsbatch q -journal of 100 jobs")[0].goal == "under 1 s"
 
 
 def test_a_clock_goes_as_real_time_does_while_somebody_works_and_skips_the_rest():

@@ -27,12 +27,13 @@ RUN = History(
     moves={"ACCEPTED": NOW - 500, "STAGED": NOW - 450, "SUBMITTED": NOW - 400},
 )
 VALID = Environment("ce", max_vcpus=16, types=("m5",))
+BAD = Environment("bad", status="INVALID", reason="no such subnet")
 OPEN = Queue("q", environments=(VALID,))
 
 
-def told(queue=None, line=None, largest=(), problem="", asked=True, **run):
+def told(queue=None, line=None, hosts=(), problem="", unasked="", asked=True, **run):
     return " ".join(
-        explain(Facts(dataclasses.replace(RUN, **run), NOW, asked, queue, line, dict(largest), problem)),
+        explain(Facts(dataclasses.replace(RUN, **run), NOW, asked, queue, line, dict(hosts), problem, unasked)),
     )
 
 
@@ -44,19 +45,42 @@ def held(reason, **more):
     ("facts", "words"),
     [
         ({"queue": None}, "The job queue q does not exist"),
-        ({"queue": Queue("q", state="DISABLED")}, "The job queue q is DISABLED"),
+        (
+            {"queue": Queue("q", state="DISABLED", environments=(VALID,)), "line": Line(0, 1, 1.0)},
+            "q is DISABLED: it takes no new jobs, and those that it has can still start. Enable it in AWS Batch to submit"
+            " more. The queue q has room (1 of 16",
+        ),
         ({"queue": Queue("q", status="INVALID", reason="its environment is gone")}, "is INVALID: its environment is gone."),
         ({"queue": Queue("q")}, "has no compute environment"),
         ({"queue": Queue("q", environments=(Environment("ce", state="DISABLED"),))}, "environment ce is DISABLED: enable it"),
-        ({"queue": Queue("q", environments=(Environment("ce", status="INVALID", reason="no such subnet"),))}, "Name subnets"),
+        ({"queue": Queue("q", environments=(BAD,))}, "bad is INVALID: no such subnet. Name subnets"),
+        ({"queue": Queue("q", environments=(Environment("ce", status="UPDATING"),))}, "is UPDATING: AWS Batch needs some"),
+        (
+            {"queue": Queue("q", environments=(VALID, BAD)), "status_reason": "CAPACITY:NEWS"},
+            "AWS Batch says: CAPACITY:NEWS. Its compute environment bad is INVALID",
+        ),
         ({"queue": Queue("q", environments=(Environment("ce", status="INVALID"),))}, "AWS Batch gives no reason. Mend what"),
         ({"queue": OPEN, "cpus": 17}, "asks for 17 vCPUs, and no compute environment"),
-        ({"queue": OPEN, "largest": {"ce": Size("m5.large", 2, 8192)}}, "No instance type fits 4 vCPUs"),
         (
-            {"queue": OPEN, "largest": {"ce": Size("m5.large", 96, 500)}},
-            "No instance type fits 1000 MiB of memory: the largest of ce (m5) is m5.large with 500. Lower request_memory",
+            {"queue": Queue("q", environments=(VALID, BAD)), "line": Line()},
+            "Its compute environment bad is INVALID: no such subnet. Name subnets and security groups of the Region that"
+            " exist. The queue q has room",
         ),
-        ({"queue": OPEN, "gpus": 1, "largest": {"ce": Size("m5.large", 96, 5000)}}, "fits 1 GPUs"),
+        ({"queue": OPEN, "hosts": {"ce": (Size("m5.large", 2, 8192),)}}, "No instance type fits 4 vCPUs: the largest of ce"),
+        (
+            {"queue": OPEN, "hosts": {"ce": (Size("m5.large", 96, 500),)}},
+            "No instance type fits 1000 MiB of memory: the largest of ce (m5) is m5.large with 500, 458 of them for jobs. Lower"
+            " request_memory",
+        ),
+        (
+            {"queue": OPEN, "memory_mib": 8192, "hosts": {"ce": (Size("m5.large", 96, 8192),)}},
+            "No instance type fits 8192 MiB of memory: the largest of ce (m5) is m5.large with 8192, 7996 of them for jobs.",
+        ),
+        ({"queue": OPEN, "gpus": 1, "hosts": {"ce": (Size("m5.large", 96, 5000),)}}, "fits 1 GPUs"),
+        (
+            {"queue": OPEN, "hosts": {"ce": (Size("c5.xlarge", 4, 512), Size("r5.large", 2, 16384))}},
+            "No instance type has 4 vCPUs and 1000 MiB of memory together (ce: m5). Lower request_cpus or request_memory, or",
+        ),
         (
             {"queue": OPEN, "line": Line(7, 3, 14.0)},
             "asks for 4 vCPUs, and 14 of the 16 that the queue q may have (maxvCpus) are in use by 3 jobs, with 7 jobs in front",
@@ -65,7 +89,20 @@ def held(reason, **more):
             {"queue": OPEN, "line": Line(500, 200, 14.0, complete=False)},
             "at least 14 of the 16 that the queue q may have (maxvCpus) are in use by 200 jobs, with at least 500 jobs in front",
         ),
-        ({"queue": OPEN, "line": Line(0, 1, 1.0)}, "has room (1 of 16 vCPUs are in use, no job in front"),
+        ({"queue": OPEN, "line": Line(0, 1, 1.0)}, "has room (1 of 16 vCPUs are in use, no job in front of it): AWS Batch is"),
+        (
+            {"queue": OPEN, "line": Line(0, 1, 1.0), "since": NOW - 1000},
+            "has room (1 of 16 vCPUs are in use, no job in front of it), and the job has waited longer than a host takes",
+        ),
+        (
+            {
+                "queue": Queue("q", environments=(dataclasses.replace(VALID, desired_vcpus=14),)),
+                "line": Line(2, 1, 1.0),
+                "hosts": {"ce": (Size("m5.xlarge", 4, 16384),)},
+            },
+            "asks for 4 vCPUs, with 2 jobs in front of it. Jobs of the queue q use 1 of the 16 that its compute environments"
+            " may have (maxvCpus), but 14 are taken: jobs of other queues fill them,",
+        ),
         (
             {"queue": Queue("q", environments=(VALID,), policy="p"), "line": Line()},
             "by the policy p: this job counts for the share default",
@@ -84,9 +121,19 @@ def held(reason, **more):
         ),
         ({"queue": OPEN, "status_reason": "MISCONFIGURATION:NEWS - x"}, "Jobs stuck in a RUNNABLE status"),
         (
-            {"problem": "no network", "asked": False},
-            "RUNNABLE in AWS Batch as the GAHP last saw it; AWS could not be asked now: no network.",
+            {"queue": OPEN, "line": Line(), "status_reason": "Something new"},
+            "AWS Batch says: Something new. The queue q has room",
         ),
+        (
+            {"problem": "no network", "asked": False, "status_reason": "Something new"},
+            "RUNNABLE in AWS Batch as the GAHP last saw it; AWS could not be asked now: no network. AWS Batch says: Something"
+            " new.",
+        ),
+        (
+            {"unasked": "AccessDenied", "asked": False, "status_reason": "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - no m5"},
+            "AWS Batch says: CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - no m5. AWS has no such hosts free in these zones now",
+        ),
+        ({"unasked": "AccessDenied", "asked": False}, "What its queue q has could not be asked: AccessDenied."),
     ],
 )
 def test_why_a_job_waits(facts, words):
@@ -117,7 +164,7 @@ def test_the_reason_of_an_attempt_before_is_not_taken_for_why_it_waits():
         (
             "x",
             {"status_reason": "Job attempt duration exceeded timeout", "runtime_s": 60},
-            "reached its time limit of 60 s: raise",
+            "reached its time limit of 60 s: raise batch_runtime, and release it to run it again.",
         ),
         ("x", {"status_reason": "Job attempt duration exceeded timeout"}, "time limit of AWSBATCH_DEFAULT_RUNTIME"),
         ("MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - x", {}, "No instance type of its environments fits"),
@@ -152,6 +199,15 @@ def test_why_a_job_was_held_and_what_to_do(reason, more, words):
         ({"status": "FAILED"}, "is collected when the GAHP looks next"),
         ({"state": RunState.COMPLETED, "exit_code": 0}, "Job 12.0 ended with exit code 0."),
         ({"state": RunState.COMPLETED, "exit_signal": 9, "attempts": (Attempt(), Attempt())}, "by signal 9 in its attempt 2."),
+        (
+            {
+                "state": RunState.COMPLETED,
+                "exit_code": 143,
+                "status_reason": "Job attempt duration exceeded timeout",
+                "runtime_s": 60,
+            },
+            "ended with exit code 143. It reached its time limit of 60 s: raise batch_runtime, and submit it again.",
+        ),
         ({"state": RunState.REMOVED, "wanted": Wanted.REMOVE, "status_reason": "Removed by HTCondor"}, "Removed by HTCondor)."),
         ({"state": RunState.REMOVED}, "somebody ended it in AWS Batch"),
         ({"state": RunState.COMPLETED, "exit_code": 0, "condor_id": ""}, "The run 12-0-a ended"),
@@ -159,6 +215,11 @@ def test_why_a_job_was_held_and_what_to_do(reason, more, words):
 )
 def test_every_state_has_its_sentence(run, words):
     assert words in told(**run)
+
+
+def test_a_job_that_ended_well_at_its_time_limit_ended_well():
+    ended = told(state=RunState.COMPLETED, exit_code=0, status_reason="Job attempt duration exceeded timeout")
+    assert ended == "Job 12.0 ended with exit code 0."
 
 
 def test_every_sentence_ends_and_none_is_said_for_nothing():

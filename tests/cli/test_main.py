@@ -51,6 +51,7 @@ def test_no_verb_at_all_says_that_one_is_needed():
         (Refused("The thing is wrong: mend it."), 1, "condor_awsbatch: The thing is wrong: mend it.\n"),
         (ModuleNotFoundError("No module named 'rich'", name="rich"), 1, "condor_awsbatch: rich is not installed: pip install"),
         (KeyboardInterrupt(), 130, "condor_awsbatch: interrupted\n"),
+        (KeyError("\x1b"), 70, r"condor_awsbatch: this is a fault of condor_awsbatch itself (KeyError: '\x1b'): report it"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_an_exit_code(monkeypatch, capsys, error, code, words):
@@ -60,6 +61,16 @@ def test_what_goes_wrong_is_one_line_and_an_exit_code(monkeypatch, capsys, error
     monkeypatch.setattr("gahp.cli.config.run", fail)
     assert main.main(["config"]) == code
     assert capsys.readouterr().err.startswith(words)
+
+
+def test_a_fault_of_ours_shows_where_to_who_looks_for_it(monkeypatch):
+    def fail(_):
+        raise KeyError("a")
+
+    monkeypatch.setattr("gahp.cli.config.run", fail)
+    monkeypatch.setenv("AWSBATCH_TRACEBACK", "1")
+    with pytest.raises(KeyError):
+        main.main(["config"])
 
 
 def test_config_prints_every_knob_and_what_is_missing():

@@ -75,6 +75,21 @@ def test_jobs_are_chosen_by_cluster_dag_and_time(state):
     assert chosen(state, "-since", "2100-01-01") == ["8.0"]  # what is not over is never past
 
 
+def test_csv_and_json_go_beside_the_page_that_is_named(state, tmp_path):
+    ran = call(state, "-o", "week.html", "-csv", "-json", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert [line.partition(":")[0] for line in ran.stdout.splitlines()] == ["week.html", "week.csv", "week.json"]
+    assert (tmp_path / "week.html").read_text().startswith("<!DOCTYPE html>")
+    assert len((tmp_path / "week.csv").read_text().splitlines()) == 4
+    assert len(json.loads((tmp_path / "week.json").read_text())["jobs"]) == 3
+
+
+def test_csv_alone_goes_where_it_is_sent(state, tmp_path):
+    assert call(state, "-csv", "7.0").stdout.startswith("condor_id,")
+    call(state, "-csv", "-o", "week.txt", cwd=tmp_path)
+    assert (tmp_path / "week.txt").read_text().startswith("condor_id,")
+
+
 def test_prices_make_costs(state, tmp_path):
     (tmp_path / "prices.csv").write_text("queue,vcpu_hour,gb_hour\n*,0.09,0\n")
     value = json.loads(call(state, "-json", "-prices", str(tmp_path / "prices.csv"), "7").stdout)
@@ -86,6 +101,7 @@ def test_prices_make_costs(state, tmp_path):
     [
         (("99",), "has no such jobs"),
         (("-dag", "none.dag"), "has no such jobs"),
+        (("-csv", "-json"), "-csv and -json together go beside a page: name it with -o PAGE.html."),
         (("-since", "yesterday"), "-since yesterday: give a length such as 90m"),
         (("-prices", "/no/such/list"), "The price list /no/such/list cannot be read"),
         (("-o", "/no/such/folder/r.html"), "cannot be written: No such file or directory. Give another place"),
@@ -96,6 +112,13 @@ def test_what_cannot_be_done_is_one_line(state, words, told):
     assert (ran.returncode, ran.stdout) == (1, "")
     assert told in ran.stderr
     assert ran.stderr.count("\n") == 1
+
+
+def test_a_price_list_with_a_field_of_any_length_is_one_line(state, tmp_path):
+    (tmp_path / "prices.csv").write_text(f"queue,vcpu_hour\n{'q' * 200_000},1\n")
+    ran = call(state, "-prices", str(tmp_path / "prices.csv"))
+    assert ran.returncode == 1
+    assert "prices.csv cannot be understood: field larger than field limit" in ran.stderr and ran.stderr.count("\n") == 1
 
 
 def test_without_a_journal_there_is_an_empty_page(tmp_path):

@@ -4,6 +4,7 @@ import argparse
 import itertools
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -20,6 +21,7 @@ from gahp.gateway.telling import of_batch
 from gahp.history import Attempt, History
 from gahp.journal import FILE_NAME, Journal, Run, RunState, Wanted
 from gahp.model import JobReport, JobRequest, JobState, Resources
+from tests.terminal import Terminal
 
 PROGRAM = os.path.join(os.path.dirname(sys.executable), "condor_awsbatch")
 NOW = time.time()
@@ -200,7 +202,6 @@ def test_ten_thousand_runs_are_listed_and_pictured_and_a_reader_may_leave(look, 
     assert look("q", "-history").splitlines()[-1] == "3000 jobs; 1000 completed, 1000 removed, 0 idle, 0 running, 1000 held"
     assert look("q", "-journal").splitlines()[-1] == "8000 jobs; 0 completed, 0 removed, 5000 idle, 1000 running, 2000 held"
     assert "1000 RUNNING" in look("top")
-    look("q", "-journal")
     assert len(look("q", "-journal", shell="| head -n 2").splitlines()) == 2
     assert "too many to ask AWS Batch about" in (look("q", "9"), look.stderr)[1]
     assert "these were 20 of 10000 jobs" in (look("why", "9"), look.stderr)[1]
@@ -223,6 +224,83 @@ def test_ctrl_c_ends_what_goes_on_with_one_word(tmp_path, verb):
     assert process.returncode == 130
     assert b"Traceback" not in complaint and complaint.endswith(b"condor_awsbatch: interrupted\n")
     journal.close()
+
+
+# On a terminal of 80 by 24
+
+
+def on_terminal(tmp_path, *words, **environment):
+    """What a verb shows on a terminal once it has ended by itself."""
+    told = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CONDOR_CONFIG": "ONLY_ENV", "LANG": "C.UTF-8"}
+    told["_CONDOR_AWSBATCH_STATE_DIR"] = str(tmp_path / "state")
+    terminal = Terminal({**told, **environment}, *words)
+    assert terminal.end() == 0, terminal.text
+    assert b"Traceback" not in terminal.text and b"\x1b[2J" not in terminal.text
+    return terminal.text.decode().replace("\r\n", "\n")
+
+
+def bare(text):
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_on_a_terminal_every_state_is_listed_in_its_colour_within_the_width(tmp_path):
+    fill(tmp_path / "state", len(RunState)).close()
+    shown = on_terminal(tmp_path, "q", "9", "-journal")
+    for word, colour in (("RUNNING", 34), ("COMPLETED", 32), ("HELD", 31), ("SUSPENDED", 33), ("REMOVED", 2)):
+        assert f"\x1b[{colour}m{word}\x1b[0m" in shown
+    assert len(RunState) == sum(line.startswith("9.") for line in bare(shown).splitlines())
+    assert all(len(line) <= 80 for line in bare(shown).splitlines())
+    assert "\x1b" not in on_terminal(tmp_path, "q", "9", "-journal", NO_COLOR="1")
+
+
+def test_on_a_terminal_why_is_wrapped_and_harmless_for_every_state(tmp_path):
+    fill(tmp_path / "state", len(RunState)).close()
+    for number, state in enumerate(RunState):
+        shown = on_terminal(tmp_path, "why", f"9.{number}")
+        assert shown.startswith(f"Job 9.{number} ") and "\x1b" not in shown
+        assert all(len(line) < 80 for line in shown.splitlines())
+        if state is RunState.HELD:
+            assert "The input \\x1b[2J is not" in " ".join(shown.split())
+
+
+def test_on_a_terminal_numbers_and_reports_are_plain_and_harmless(tmp_path):
+    fill(tmp_path / "state", len(RunState)).close()
+    metrics = on_terminal(tmp_path, "metrics")
+    assert metrics.endswith("# EOF\n") and "\x1b" not in metrics
+    listed = on_terminal(tmp_path, "report", "-csv")
+    assert listed.startswith("condor_id,") and "The input \\x1b[2J is not there." in listed
+    made = on_terminal(tmp_path, "report", "-o", str(tmp_path / "r.html"))
+    assert made == f"{tmp_path}/r.html: 10 jobs, {(tmp_path / 'r.html').stat().st_size / 1e6:.1f} MB\n"
+
+
+@pytest.mark.parametrize("count", [0, 1, 10_000])
+def test_on_a_terminal_none_one_and_ten_thousand_jobs_are_shown_within_it(tmp_path, count):
+    if count:
+        fill(tmp_path / "state", count).close()
+    jobs = [line for line in bare(on_terminal(tmp_path, "q", "-journal")).splitlines() if line]
+    assert len(jobs) == (2 + count - 2 * (count // 10) if count else 1)
+    assert max(map(len, jobs)) <= 80
+    full = on_terminal(tmp_path, "top", "-count", "1", "-delay", "0.2")
+    assert full.startswith("\x1b[?1049h") and full.endswith("\x1b[?25h\x1b[?1049l")
+    told = {0: "none that are not over", 1: "1 ACCEPTED", 10_000: "1000 RUNNING"}[count]
+    rows = bare(full.partition("\x1b[?25l\x1b[H")[2].partition("\x1b[?25h")[0]).splitlines()
+    assert len(rows) == 24 and max(map(len, rows)) <= 80
+    assert told in "\n".join(rows) and "q leaves" in "\n".join(rows)
+
+
+def test_on_a_terminal_top_has_no_colours_with_no_color(tmp_path):
+    fill(tmp_path / "state", len(RunState)).close()
+    colours = re.compile(r"\x1b\[[0-9;]*\b(3[0-7]|9[0-7]|38)[0-9;]*m")
+    assert colours.search(on_terminal(tmp_path, "top", "-count", "1", "-delay", "0.2"))
+    assert not colours.search(on_terminal(tmp_path, "top", "-count", "1", "-delay", "0.2", NO_COLOR="1"))
+
+
+def test_a_report_of_ten_thousand_runs_is_written(look, tmp_path):
+    fill(tmp_path / "state", 10_000).close()
+    assert look("report", "-o", f"{tmp_path}/r.html", "-csv", "-json").count(": 10,000 jobs, ") == 3
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 10_001
+    assert len(json.loads((tmp_path / "r.json").read_text())["jobs"]) == 10_000
+    assert "awsbatch_" in look("metrics")
 
 
 # Dashboard and tables, by value

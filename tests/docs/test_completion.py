@@ -4,13 +4,11 @@ import os
 import pty
 import re
 import select
-import shutil
 import subprocess
 import time
 
-import pytest
-
 from gahp.cli import main
+from tests import needs
 from tools import completion
 
 
@@ -104,8 +102,8 @@ class Zsh:
         os.waitpid(self.pid, 0)
 
 
-@pytest.mark.skipif(not shutil.which("zsh"), reason="needs zsh")
 def test_zsh_completes_verbs_actions_options_and_values(tmp_path):
+    needs.programs("zsh", of="Debian: zsh")
     shell = Zsh(tmp_path)
     try:
         assert "orphans" in shell.offers("condor_awsbatch orp", "orphans")

@@ -11,7 +11,8 @@ def test_the_list_is_what_the_code_says():
 
 
 def test_every_sentence_says_what_to_do_or_has_a_line_that_does():
-    silent = [s for s in messages.sentences() if not (s.mend or messages.note(s.text) or messages.tells_what_to_do(s.text))]
+    alone = [s for s in messages.sentences() if s.path not in messages.PARAGRAPHS and not s.path.endswith("#report")]
+    silent = [s for s in alone if not (s.mend or messages.note(s.text) or messages.tells_what_to_do(s.text))]
     assert not silent, "say it in the sentence, or in tools/message_notes.py"
 
 
@@ -26,6 +27,11 @@ def test_sentences_are_found_wherever_they_are_told():
         "The program <name> does not exist in the container: correct the name, or let it be transferred.",  # in bash
         "There is no job queue <name> in <region>.",  # with its advice beside it
         "the job has not started yet (<state>)",  # beside what was asked for
+        "<subject> has been running for <since><on a host>: nothing is in its way.",  # yielded into a paragraph
+        "The queue <queue> has room (<used>, <front>): AWS Batch is bringing up a host, which takes minutes.",  # in a variable
+        "There is no such image or tag: push it, or correct the image in the job definition. Then condor_release.",  # given back
+        "Nothing was deleted.",  # on standard output
+        "It can never start so: lower request_cpus, or raise the environment's maxvCpus.",  # in a table
     ):
         assert text in texts
 

@@ -105,6 +105,18 @@ def test_what_runs_now_is_the_last_attempt(journal, tmp_path):
     assert (told.status, told.since) == ("RUNNING", T + 9)
 
 
+def test_the_attempt_that_only_a_list_told_of_comes_after_those_that_were_described(journal, tmp_path):
+    run = add(journal, state=RunState.SUBMITTED, native_id="p:7")
+    lost = BatchAttempt(T + 10, T + 20, None, "Host EC2 (instance i-1) terminated.", "", "stream/1", "host1")
+    waiting = BatchJob("p:7", "n", "RUNNABLE", started=T + 10, log_stream="stream/1", worker="host1", attempts=1, past=(lost,))
+    journal.update(run, news=of_batch(waiting, T + 21))
+    row = BatchJob("p:7", "n", "SUCCEEDED", exit_code=0, started=T + 40, stopped=T + 60, attempts=None, described=False)
+    journal.update(run, news=of_batch(row, T + 62)).result()
+    first, second = only(tmp_path / "state").attempts
+    assert (first.started, first.stopped, first.log_stream) == (T + 10, T + 20, "stream/1")
+    assert (second.started, second.stopped, second.exit_code, second.log_stream, second.worker) == (T + 40, T + 60, 0, "", "")
+
+
 def test_what_batch_said_of_an_earlier_submission_is_not_said_of_the_next(journal, tmp_path):
     run = add(journal, state=RunState.SUBMITTED, native_id="first")
     journal.update(run, news=of_batch(BatchJob("first", "n", "FAILED", stopped=T + 9), T + 10))
@@ -290,6 +302,13 @@ def test_the_journals_of_all_users_are_found_where_the_users_name_is_a_part_of_t
     found = history.neighbours(places[0])
     assert [directory for _, directory in found] == sorted(places)
     assert {user for user, _ in found} == {getpass.getuser()}  # whose files they are
+
+
+def test_a_user_whom_the_system_does_not_know_looks_at_the_journal_he_names(tmp_path, monkeypatch):
+    Journal(str(tmp_path / "state")).close()
+    monkeypatch.setattr(history.os, "getuid", lambda: 3_999_999_999)
+    [(_, directory)] = history.neighbours(str(tmp_path / "state"))
+    assert directory == str(tmp_path / "state")
 
 
 def test_batchs_own_answer_becomes_attempts():

@@ -1,14 +1,10 @@
 """q, why, logs and top as people meet them: beside a GAHP at work, against the embedded AWS in every kind of trouble."""
 
-import fcntl
 import json
 import os
-import pty
 import re
-import select
 import signal
 import sqlite3
-import struct
 import subprocess
 import sys
 import termios
@@ -18,6 +14,7 @@ import pytest
 
 from gahp.journal import FILE_NAME
 from gahp.model import JobState
+from tests.terminal import Terminal
 
 PROGRAM = os.path.join(os.path.dirname(sys.executable), "condor_awsbatch")
 WAIT_S = 60.0
@@ -127,7 +124,7 @@ def test_ended_jobs_show_what_they_used(gahp, look, script):
 def test_the_nodes_of_a_dag_are_found_by_its_cluster_and_by_its_name(gahp, look):
     gahp.run(**numbered(0, DAGManJobId=77, JobBatchName="d.dag+77", DAGNodeName="A"))
     gahp.run(**numbered(1, DAGManJobId=78, JobBatchName="e.dag+78", DAGNodeName="B"))
-    for dag in ("77", "d.dag", "d.dag+77"):
+    for dag in ("77", "d.dag", "d.dag+77", "path/d.dag"):
         assert look("q", "-dag", dag, "-af", "DAGNodeName") == "A\n"
     assert look("q", "-dag", "none") == "0 jobs; 0 completed, 0 removed, 0 idle, 0 running, 0 held\n"
 
@@ -255,6 +252,17 @@ def test_why_a_job_reached_its_time_limit(gahp, look, script):
     assert re.search(r"It reached its time limit of 60 s after \d+ s: raise batch_runtime", look("why", "31.0"))
 
 
+def test_why_waits_for_room_among_the_calls_that_this_host_may_make(start, fault):
+    gahp = start(status_rate=2, start_rate=100)
+    look = with_environment(gahp)
+    with fault("stuck"):
+        gahp.submit(**numbered(0))
+        wait_for(lambda: "undefined" not in look("q", "-journal", "-af", "BatchJobId"))
+        gahp.kill()
+        told = look("why", "31.0")  # about ten calls, at two a second
+        assert "has room" in told and "asked" not in told
+
+
 def test_why_a_job_is_not_submitted_yet(gahp, why, fault):
     with fault("throttle", action="batch:SubmitJob", per_second=0):
         job_id = gahp.submit(**numbered(0))
@@ -306,6 +314,17 @@ def test_a_log_is_followed_live_over_a_lost_host_and_ends_with_the_job(gahp, aws
     assert "no log of attempt 3" in look("logs", "31.0", "-attempt", "3", code=1)
 
 
+def test_a_log_is_followed_to_the_jobs_end_when_no_gahp_works_nor_ever_saw_it_run(start, fault, script):
+    gahp = start(poll_interval=600)
+    look = with_environment(gahp)
+    with fault("stuck"):
+        gahp.submit(**numbered(0, Cmd=script("echo begun; sleep 7; echo over"), Out="out"))
+        wait_for(lambda: "undefined" not in look("q", "-journal", "-af", "BatchJobId"))
+        assert "undefined" in look("q", "-journal", "-af", "BatchStatus")
+        gahp.kill()
+    assert look("logs", "31.0", "-f") == "begun\nover\n"
+
+
 def test_outputs_come_from_s3_when_the_file_is_gone_and_from_cloudwatch_when_that_is(gahp, look, script, tmp_path, aws):
     job_id = gahp.submit(**numbered(0, Cmd=script("printf 'a\\377b\\n'; echo e >&2"), Out="out", Err="err"))
     gahp.finish(job_id)
@@ -330,42 +349,6 @@ def test_a_job_that_has_not_started_has_no_log_and_why_is_pointed_to(gahp, look,
 
 
 # On a terminal
-
-
-class Terminal:
-    """A program on a terminal of its own, 80 by 24."""
-
-    def __init__(self, environment, *words):
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.execve(PROGRAM, [PROGRAM, *words], {**environment, "TERM": "xterm-256color"})
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self.text = b""
-
-    def read(self, done=lambda text: False):
-        """What it writes until `done`, or its end."""
-        until = time.monotonic() + WAIT_S
-        while not done(self.text):
-            assert time.monotonic() < until, self.text
-            if select.select([self.fd], [], [], 0.2)[0]:
-                try:
-                    data = os.read(self.fd, 65536)
-                except OSError:
-                    break
-                if not data:
-                    break
-                self.text += data
-        return self.text
-
-    def write(self, data):
-        os.write(self.fd, data)
-
-    def end(self):
-        """Its exit code, after its last words; negative for a signal."""
-        self.read()
-        _, status = os.waitpid(self.pid, 0)
-        os.close(self.fd)
-        return os.waitstatus_to_exitcode(status)
 
 
 @pytest.mark.parametrize(("key", "code"), [(b"q", 0), (b"\x03", 0), (signal.SIGTERM, 143)])
@@ -406,6 +389,29 @@ def test_a_terminal_gets_colours_unless_no_color_is_set_and_never_a_jobs_own_esc
     assert logs.end() == 0 and b"\x1b" not in logs.text and b"\x07" not in logs.text
     assert b"\\x1b]0;evil\\x07\\x1b[2Jtext" in logs.text
     assert with_environment(gahp)("logs", "31.0") == "\x1b]0;evil\x07\x1b[2Jtext\n"
+
+
+def test_a_log_is_followed_on_a_terminal_line_by_line_and_harmless(gahp, script, tmp_path):
+    cmd = script(f"printf '\\033[2Jfirst\\n'; while [[ ! -e {tmp_path}/on ]]; do sleep 0.1; done; printf 'last'")
+    job_id = gahp.submit(**numbered(0, Cmd=cmd, Out="out"))
+    terminal = Terminal(gahp.environment, "logs", "31.0", "-f")
+    terminal.read(lambda text: b"\\x1b[2Jfirst\r\n" in text)
+    (tmp_path / "on").touch()
+    assert terminal.end() == 0
+    assert terminal.text.endswith(b"\\x1b[2Jfirst\r\nlast\r\n") and b"\x1b" not in terminal.text
+    gahp.finish(job_id)
+
+
+def test_what_a_job_that_waits_is_told_on_a_terminal(gahp, fault, why):
+    with fault("stuck"):
+        job_id = gahp.submit(**numbered(0))
+        why(job_id, "has room")
+        terminal = Terminal(gahp.environment, "why", "31.0")
+        assert terminal.end() == 0
+        told = terminal.text.decode()
+        assert "has room" in " ".join(told.split()) and "\x1b" not in told
+        assert all(len(line) < 80 for line in told.splitlines())
+        gahp.cancel(job_id)
 
 
 def with_environment(gahp):

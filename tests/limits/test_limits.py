@@ -161,6 +161,19 @@ def test_who_has_patience_waits_in_turn():
     assert 3 < sum(slept) < 8
 
 
+def test_a_limiter_with_patience_of_its_own_waits_so_long_and_no_longer():
+    slept = []
+    limiter = Limiter(tops=Tops(status=1, start=1.0), clock=lambda: 100 + sum(slept), sleep=slept.append, patience_s=10.0)
+    for _ in range(5):
+        limiter.wait(Kind.STATUS, 0.25)
+    assert 3 < sum(slept) < 8
+    impatient = Limiter(tops=Tops(status=1, start=1.0), clock=lambda: 100.0, sleep=slept.append, patience_s=0.5)
+    impatient.wait(Kind.STATUS, 0.25)
+    with pytest.raises(Later):
+        for _ in range(3):
+            impatient.wait(Kind.STATUS, 0.25)
+
+
 HARM = {
     "garbage": b"x" * 5000,
     "short": b"rates 1\n",

@@ -174,3 +174,13 @@ def test_a_wrong_price_list_is_one_sentence(tmp_path, text, words):
     with pytest.raises(Refused, match=words.replace("(", r"\(")) as caught:
         read_prices(str(path))
     assert "\n" not in str(caught.value)
+
+
+def test_the_call_that_made_an_array_counts_once_and_each_job_has_its_part_of_it(made):
+    array = [made(n, native_id=f"array:{n}", sends=1) for n in range(1000)]
+    again = [made(n, native_id=f"other:{n}", sends=2) for n in range(1000, 1004)]  # its first reply got lost
+    alone, unsent = made(2000), made(2001, native_id="", sends=0)
+    report = examine([*array, *again, alone, unsent], T + 1000)
+    assert report.sends == 1 + 2 + 1
+    assert [report.jobs[number].sends for number in (0, 1000, 1004, 1005)] == [0.001, 0.5, 1, 0]
+    assert sum(job.sends for job in report.jobs) == pytest.approx(report.sends)

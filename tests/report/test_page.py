@@ -4,16 +4,20 @@ import csv
 import io
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 
 import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from gahp.journal import RunState
 from gahp.report import Price, Prices, as_csv, as_json, examine, render
 from gahp.report.figures import ENDINGS, MOST_ROWS, PHASES
 from gahp.report.page import _part
 from gahp.report.tables import COLUMNS
+from tests import needs
 from tests.report.conftest import T
 
 EVIL = "</script></title><script>alert(1)</script><b>&'\"\u2028\udcff"
@@ -176,35 +180,141 @@ def test_json_has_the_figures_and_the_jobs(made):
 
 # In a browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
+QUIET = (
+    "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --window-size=1200,1000 --disable-quic --no-first-run"
+    " --disable-background-networking --disable-component-update --disable-sync"
+)
 
 
 @pytest.fixture
 def browser(tmp_path):
-    selenium = pytest.importorskip("selenium.webdriver")
-    if not CHROMIUM or not DRIVER:
-        pytest.skip("needs Chromium and its driver (Debian: chromium chromium-driver)")
-    options = selenium.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,1000"):
+    chromium, driver = needs.programs("chromium", "chromedriver", of="Debian: chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for word in (*QUIET.split(), f"--user-data-dir={tmp_path}/profile"):
         options.add_argument(word)
-    options.add_argument(f"--user-data-dir={tmp_path}/profile")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = selenium.Chrome(options=options, service=selenium.ChromeService(DRIVER))
-    driver.execute_cdp_cmd("Network.enable", {})
-    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-    driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
-    yield driver
-    assert driver.get_log("browser") == []
-    driver.quit()
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        browser.execute_cdp_cmd("Network.enable", {})
+        offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+        browser.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
+        yield browser
+        assert browser.get_log("browser") == []
+    finally:
+        browser.quit()
+
+
+class Page:
+    """A page of jobs in the browser, and what a person sees and does there."""
+
+    def __init__(self, browser, path, histories, title="Jobs"):
+        path.write_text(render(examine(histories, T + 1000, PRICES), title), encoding="utf-8")
+        self.browser = browser
+        browser.get(f"file://{path}")
+
+    def at(self, selector):
+        return self.browser.find_element(By.CSS_SELECTOR, selector)
+
+    def picture(self):
+        """The timeline as it is drawn, once all that is due has been drawn."""
+        self.browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+        return self.browser.execute_script("return document.getElementById('canvas').toDataURL()")
+
+    def box(self):
+        """Left, top, width and height of the timeline, as the mouse has them."""
+        script = "const r = arguments[0].getBoundingClientRect(); return [r.left, r.top, r.width, r.height]"
+        return self.browser.execute_script(f"arguments[0].scrollIntoView(); {script}", self.at("#timeline"))
+
+    def mouse(self, kind, x, y, **more):
+        self.browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, **more})
+
+    def click(self, x, y):
+        for kind in ("mousePressed", "mouseReleased"):
+            self.mouse(kind, x, y, button="left", clickCount=1)
+
+    def wide(self, width):
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+@pytest.fixture
+def shown(made, browser, tmp_path):
+    """A page with jobs N0 to N59, each a second longer than the one before."""
+    return Page(browser, tmp_path / "report.html", [made(n, dag_node=f"N{n}", over=T + 170 + n) for n in range(60)])
+
+
+def test_in_a_browser_a_job_is_chosen_by_a_click_on_the_timeline(shown):
+    left, top, width, _ = shown.box()
+    before = shown.picture()
+    shown.click(left + width / 2, top + 26 + 18 * 2 + 9)
+    assert shown.at("#detail strong").text == "N2: succeeded"
+    assert shown.at('#rows tr[aria-selected="true"]').text.startswith("N2 12.2")
+    assert shown.picture() != before
+    shown.click(left + width / 2, top + 5)  # the axis is no job
+    assert shown.at("#detail strong").text == "N2: succeeded"
+    shown.mouse("mouseWheel", left + width / 2, top + 100, deltaX=0, deltaY=18 * 10)
+    WebDriverWait(shown.browser, 60).until(lambda _: shown.at("#timeline").get_property("scrollTop") == 18 * 10)
+    shown.click(left + width / 2, top + 26 + 18 * 2 + 9)
+    assert shown.at("#detail strong").text == "N12: succeeded"
+
+
+def test_in_a_browser_the_timeline_is_zoomed_and_moved_by_wheel_keys_and_buttons(shown):
+    left, top, width, _ = shown.box()
+    whole = shown.picture()
+    wheel = {"deltaX": 0, "modifiers": 2}  # with Ctrl
+    shown.mouse("mouseWheel", left + width / 2, top + 100, deltaY=-100, **wheel)
+    WebDriverWait(shown.browser, 60).until(lambda _: shown.picture() != whole)
+    closer = shown.picture()
+    shown.at("#timeline").send_keys(Keys.ARROW_RIGHT)
+    moved = shown.picture()
+    assert moved != closer
+    shown.at("#timeline").send_keys("+")
+    assert shown.picture() not in (closer, moved)
+    shown.at("#timeline").send_keys("0")
+    assert shown.picture() == whole
+    shown.at("#closer").click()
+    by_button = shown.picture()
+    assert by_button != whole
+    shown.at("#wider").click()
+    assert shown.picture() == whole
+    shown.at("#closer").click()
+    shown.at("#closer").click()
+    shown.at("#all").click()
+    assert shown.picture() == whole
+    shown.at("#timeline").send_keys("+")
+    assert shown.picture() == by_button
+    shown.at("#timeline").send_keys("-")
+    assert shown.picture() == whole
+
+
+def test_in_a_browser_that_is_dark_the_page_and_the_timeline_are_too(shown):
+    light = shown.picture()
+    dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    shown.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+    WebDriverWait(shown.browser, 60).until(lambda _: shown.picture() != light)
+    assert shown.browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 29)"
+    pixel = """
+        const box = document.getElementById("timeline").clientWidth, canvas = document.getElementById("canvas");
+        return [...canvas.getContext("2d").getImageData(190 + (box - 202) * 110 / 229, 26 + 9, 1, 1).data]"""
+    assert shown.browser.execute_script(pixel) == [0x6C, 0xB2, 0xFF, 255]  # the first job runs then
+
+
+@pytest.mark.parametrize("width", [360, 768])
+def test_in_a_narrow_window_nothing_is_cut_and_only_tables_and_pictures_scroll_sideways(shown, width):
+    shown.wide(width)
+    WebDriverWait(shown.browser, 60).until(lambda _: shown.box()[2] < width)
+    script = "const e = document.documentElement; return [e.scrollWidth, e.clientWidth]"
+    needed, there = shown.browser.execute_script(script)
+    assert needed <= there
+    shown.picture()
+    assert shown.at("#canvas").size["width"] <= shown.box()[2]
+    left, top, inner, _ = shown.box()
+    shown.click(left + inner / 2, top + 26 + 9)
+    assert shown.at("#detail strong").text == "N0: succeeded"
 
 
 def test_in_a_browser_without_a_network_jobs_are_found_chosen_sorted_and_told(made, browser, tmp_path):
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
-    from selenium.webdriver.support.ui import Select
-
     histories = [made(n, dag_node=EVIL if n == 3 else f"N{n}", over=T + 170 + n) for n in range(60)]
     histories.append(made(60, dag_node="H", state=RunState.HELD, hold_reason="It needed <b>more</b>.", exit_code=None))
     path = tmp_path / "report.html"
@@ -246,8 +356,6 @@ def test_in_a_browser_without_a_network_jobs_are_found_chosen_sorted_and_told(ma
 
 
 def test_in_a_browser_ten_thousand_jobs_are_there_and_can_be_searched(made, browser, tmp_path):
-    from selenium.webdriver.common.by import By
-
     path = tmp_path / "report.html"
     histories = (made(n, dag_node=f"analyze_ID{n:07}") for n in range(10_000))
     path.write_text(render(examine(histories, T + 1000, PRICES), "Jobs"), encoding="utf-8")
