@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
+import subprocess
 from typing import Any
 
 from gahp.batch.service import DESCRIBE_PAGE
@@ -61,3 +64,11 @@ def _pages(client: Any, **asked: Any) -> list[dict[str, Any]]:
         if not page.get("nextToken"):
             return rows
         token = {"nextToken": page["nextToken"]}
+
+
+@functools.cache
+def curl_signs() -> bool:
+    """Whether jobs here have a curl that can sign requests, and so ask S3 for less."""
+    if shutil.which("curl") is None:
+        return False
+    return "--aws-sigv4" in subprocess.run(["curl", "--help", "all"], capture_output=True, text=True, check=False).stdout

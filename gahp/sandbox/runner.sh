@@ -4,7 +4,8 @@ PACK=0 # what begins there: 0 the tar of one job, 1 a shard with all children of
 #
 # The runner: what a job's container executes. It fetches the job's input, runs the program, sends the output back.
 #
-# Needs bash 4.4, coreutils, GNU tar, and s5cmd or aws; curl or wget only for jobs with http inputs. Knows nothing of AWS Batch but
+# Needs bash 4.4, coreutils, GNU tar, for children of array jobs gzip, and s5cmd or aws; curl or wget only for jobs with http inputs, but
+# where curl 7.75 or later is there S3 is asked less. Knows nothing of AWS Batch but
 # three variables: GAHP_RUN_URL (s3://bucket/prefix/runs/RUN), GAHP_SUBMISSION and AWS_BATCH_JOB_ATTEMPT.
 #
 # A child of an array job knows GAHP_PACK_URL and AWS_BATCH_JOB_ARRAY_INDEX instead of the first two: run and submission are in its part.
@@ -160,6 +161,16 @@ s3_get() { # url file
     fi
 }
 
+s3_get_small() { # url file: in one request, where there is curl: s5cmd would ask for the size first
+    local signed
+    if [[ $S3_TOOL == s5cmd && $1 =~ ^s3://[A-Za-z0-9/_.-]+$ ]] && command -v curl > /dev/null; then
+        signed=$(s5cmd --log error presign "$1" 2> /dev/null)
+        [[ $signed == http*[?]* && $signed != *[\"\\[:space:]]* ]] \
+            && curl --silent --fail --location --connect-timeout 20 --config - --output "$2" <<< "url = \"$signed\"" 2> /dev/null && return
+    fi
+    s3_get "$1" "$2"
+}
+
 s3_put() { # url size: standard input goes there; the parts are sized so that 10,000 of them are enough
     if [[ $S3_TOOL == s5cmd ]]; then
         s5cmd --log error pipe --raw --concurrency 2 --part-size "$(($2 / 1048576 / 9000 + 8))" "$1"
@@ -207,7 +218,7 @@ unpack_child() {
 get_shard() { # url file: a child of its own
     local try
     for try in 1 2 3 4; do
-        s3_get "$1" "$2" && { printf 'fetched\0' >&9; return; }
+        s3_get_small "$1" "$2" && { printf 'fetched\0' >&9; return; }
         sleep $((RETRY_DELAY * try * try))
     done
 }
@@ -380,8 +391,8 @@ place_inputs() { # packs first, then copies of what is needed twice, then the fi
 }
 
 # Whoever has written its Batch job's id into the claim runs the program; a retried attempt has the same id and takes it over.
-# aws can write it on condition that it is not there; s5cmd cannot, but starts ten times faster. So s5cmd looks and then writes, which
-# leaves some milliseconds to a copy that starts at the same moment. Where the submit host says that a copy may exist (SENDS), aws
+# curl, if it can sign, and aws can write it on condition that it is not there; s5cmd cannot, but starts ten times faster than aws. So
+# where curl cannot do it s5cmd looks and then writes, which leaves some milliseconds to a copy that starts at the same moment. Where the submit host says that a copy may exist (SENDS), aws
 # writes it if it is there, and what was written is looked at again when the other copy has had time to overwrite it.
 
 whose() { # the claim, into OWNER; 1: there is none, 2: S3 does not say
@@ -405,8 +416,53 @@ write_claim() { # 0 also when another was there first: whose says so
     printf '%s' "$JOB" | s3_put "$RESULT_URL/claim" 100
 }
 
+credentials() { # the container's, into KEY, SECRET and TOKEN, as every AWS program looks for them; 1: not to be had here
+    local text='' url=${AWS_CONTAINER_CREDENTIALS_FULL_URI:-}
+    KEY=${AWS_ACCESS_KEY_ID:-} SECRET=${AWS_SECRET_ACCESS_KEY:-} TOKEN=${AWS_SESSION_TOKEN:-}
+    if [[ -z $KEY ]]; then
+        [[ ${AWS_CONTAINER_CREDENTIALS_RELATIVE_URI:-} != /* ]] || url=http://169.254.170.2$AWS_CONTAINER_CREDENTIALS_RELATIVE_URI
+        [[ $url == http*://* && $url != *[\"\\[:space:]]* ]] || return 1
+        text=$(curl --silent --fail --noproxy '*' --max-time 5 --config - <<< "url = \"$url\"" 2> /dev/null) || return 1
+        [[ $text =~ \"AccessKeyId\"[[:space:]]*:[[:space:]]*\"([^\"]+)\" ]] && KEY=${BASH_REMATCH[1]}
+        [[ $text =~ \"SecretAccessKey\"[[:space:]]*:[[:space:]]*\"([^\"]+)\" ]] && SECRET=${BASH_REMATCH[1]}
+        [[ $text =~ \"Token\"[[:space:]]*:[[:space:]]*\"([^\"]+)\" ]] && TOKEN=${BASH_REMATCH[1]}
+    fi
+    [[ $KEY =~ ^[A-Za-z0-9]+$ && $SECRET =~ ^[A-Za-z0-9/+=_.-]+$ && $TOKEN =~ ^[A-Za-z0-9/+=_.-]*$ ]]
+}
+
+claim_at_once() { # curl writes it on condition that there is none: one request, and no copy comes between. 1: not ours, or not known
+    local object=${RESULT_URL#s3://}/claim region=${AWS_REGION:-${AWS_DEFAULT_REGION:-${GAHP_REGION:-}}}
+    local endpoint=${AWS_ENDPOINT_URL_S3:-${AWS_ENDPOINT_URL:-${S3_ENDPOINT_URL:-}}} sum KEY SECRET TOKEN code
+    command -v curl > /dev/null && [[ $object =~ ^[A-Za-z0-9/_.-]+$ && $region =~ ^[a-z0-9-]+$ && $JOB =~ ^[A-Za-z0-9:-]+$ ]] || return 1
+    if [[ -n $endpoint ]]; then
+        [[ $endpoint =~ ^https?://[A-Za-z0-9.:-]+/?$ ]] || return 1
+        endpoint=${endpoint%/}/$object
+    else
+        [[ $region != cn-* && ${object%%/*} != *.* ]] || return 1 # they have other names
+        endpoint=https://${object%%/*}.s3.$region.amazonaws.com/${object#*/}
+    fi
+    credentials || return 1
+    sum=$(printf '%s' "$JOB" | sha256sum)
+    [[ -z $TOKEN ]] || TOKEN="header = \"x-amz-security-token: $TOKEN\""
+    # On its standard input: nobody sees there what it signs with.
+    code=$(curl --silent --max-time 30 --output /dev/null --write-out '%{http_code}' --config - 2> /dev/null << CONFIG
+request = "PUT"
+url = "$endpoint"
+user = "$KEY:$SECRET"
+aws-sigv4 = "aws:amz:$region:s3"
+header = "x-amz-content-sha256: ${sum%% *}"
+$TOKEN
+header = "If-None-Match: *"
+header = "Content-Type: application/octet-stream"
+data-binary = "$JOB"
+CONFIG
+    )
+    [[ $code == 200 ]]
+}
+
 claim() { # a child of its own: says "mine" or "taken" in the pipe, or nothing when S3 says neither
     local try written=''
+    if [[ $S3_TOOL == s5cmd ]] && claim_at_once; then printf 'mine\0' >&9; return; fi
     for try in 1 2 3 4; do
         whose
         case $? in

@@ -175,7 +175,7 @@ def test_a_shard_that_is_gone_ends_the_child_without_a_result(site: Site) -> Non
     body = site.sandbox.prepare("77-0-r", dataclasses.replace(request, environment=(("N", "x" * 100),)))
     count = 3 * manifest.SHARD // (2 * len(body))
     site.sandbox.put_pack(PACK, [body] * count)
-    key = f"{site.prefix}/runs/{PACK}/shard/1"
+    key = f"{site.prefix}/{shards(site)[-1]}"
     site.client.delete_object(Bucket="jobs", Key=key)
     ended = run_child(site, count - 1)
     assert ended.code == 125
