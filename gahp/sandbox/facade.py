@@ -240,6 +240,13 @@ class Sandbox:
     def _fetch(self, placement: Placement, key: str, target: Target) -> None:
         """Fill `target` from an object of its own; what arrives wrong is fetched once more."""
         assert target.record is not None
+        if target.record.size > MULTIPART:
+            # Before a byte is fetched: an object of another length could fill the disk.
+            found = self._store.stat(key)
+            if found is None:
+                raise damaged(f"the output {target.record.name} is gone from S3")
+            if found[0] != target.record.size:
+                raise _wrong(target.record)
         for _ in range(2):
             with placement.open(target) as file:
                 if target.record.size > MULTIPART:

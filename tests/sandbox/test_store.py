@@ -426,6 +426,18 @@ def test_a_connection_that_breaks_while_a_result_is_read_is_transient(site: Site
         new_sandbox(site.prefix, other=Breaking(client)).collect(site.run, 0, site.request("true"))
 
 
+def test_a_large_output_of_another_length_than_its_list_says_is_not_fetched(site: Site, watched: Watched, new_sandbox) -> None:
+    request = site.request("truncate -s 17000000 large", outputs=("large",))
+    site.execute(request)
+    (site.iwd / "large").unlink()
+    (key,) = site.keys(f"runs/{site.run}/0/out/")
+    site.client.put_object(Bucket="jobs", Key=f"{site.prefix}/{key}", Body=bytes(17_000_001))
+    with pytest.raises(Refused, match="the output large is not what the list says"):
+        new_sandbox(site.prefix, other=watched).collect(site.run, 0, request)
+    assert watched.count("download_fileobj") == 0
+    assert not (site.iwd / "large").exists()
+
+
 @pytest.mark.parametrize("spoil", [lambda data: data[:700], lambda data: data.replace(b"said", b"sald"), lambda data: b""])
 def test_a_result_that_arrives_with_a_wrong_length_or_checksum_is_fetched_again(site: Site, client, new_sandbox, spoil) -> None:
     request = site.request("echo said")
