@@ -105,7 +105,10 @@ def main() -> int:
         print(report.as_text(row for row in results["rows"] if row["part"] == part), flush=True)
         if not options.quick:
             report.save(results)
-    for line in results["missing"]:
+    for line in [
+        *results["missing"],
+        *(f"{part}: never measured" for part in PARTS if not any(row["part"] == part for row in results["rows"])),
+    ]:
         print(f"missing: {line}")
     if not options.quick:
         print(f"\nwritten: {', '.join(str(path.relative_to(SOURCE)) for path in report.save(results))}")

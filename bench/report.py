@@ -94,7 +94,7 @@ def as_markdown(found: dict[str, Any]) -> str:
     machine, versions = found["machine"], found["versions"]
     lines = [
         f"On {machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, Python {versions['python']}, HTCondor "
-        f"{versions['htcondor']}; {found['date']}.",
+        f"{versions['htcondor']}; {found['date']}, load {machine['load']} at the start.",
         "",
         f"| {' | '.join(HEAD)} |",
         "| " + " | ".join("---" for _ in HEAD) + " |",

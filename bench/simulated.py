@@ -496,4 +496,3 @@ class Client:
                 raise botocore.exceptions.ClientError(answer, name) from None
 
         return call
-
