@@ -83,6 +83,7 @@ def test_a_job_out_of_memory_is_held_with_what_it_had(job):
     ad = job.ad
     assert ad["HoldReasonCode"] == 34
     assert ad["HoldReason"] == "The job needed more than the 64 MB it had and was killed: raise request_memory."
+    assert (ad["CpusProvisioned"], ad["MemoryProvisioned"]) == (1, 64)
 
 
 @case(BASH + "printf '%s\\0' \"$@\"", f"arguments = {quoted_v2(AWKWARD)}")
@@ -214,13 +215,16 @@ def test_a_missing_input_holds_the_job_at_once_and_is_named(job):
     assert job.batch() == []
 
 
-@case(BASH + "echo something", "transfer_output_files = made.not")
+@case(BASH + "echo something; for ((i = 0; i < 300000; i++)); do :; done", "transfer_output_files = made.not")
 def test_an_output_that_was_not_made_holds_the_job_and_is_named(job):
     job.wait(HELD)
     ad = job.ad
     assert "made.not" in ad["HoldReason"]
     assert ad["HoldReasonCode"] == 12
     assert job.text() == "something\n"
+    assert ad["RemoteUserCpu"] > 0
+    assert ad["BytesSent"] >= len("something\n")
+    assert ad["CpusProvisioned"] == 1
 
 
 @case(BASH + "exit 3", 'on_exit_hold = ExitCode == 3\non_exit_hold_reason = "three"\non_exit_hold_subcode = 33')
