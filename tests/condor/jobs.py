@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from gahp import history
 from gahp.local import LocalAws
 from tests.condor.gate import Gate
 from tests.condor.guard import guarded
@@ -149,6 +150,11 @@ class Site:
         """All jobs that the queue ever had (the site's unless one is named) whose name begins with `run`, oldest first."""
         return batch_jobs(self.aws, run, queue or self.queue)
 
+    @property
+    def state(self) -> Path:
+        """Where the GAHP keeps its journal and log."""
+        return self.pool.home / ".local/state/awsbatch_gahp"
+
     def gridmanager_log(self) -> str:
         return "\n".join(path.read_text(errors="replace") for path in (self.pool.folder / "log").glob("GridmanagerLog*"))
 
@@ -255,8 +261,12 @@ class Job:
 
         return until(lambda: over() is not None, lambda: f"{self.id} is still in Batch: {self.batch()}") and self.batch()
 
+    def runs(self) -> list[history.History]:
+        """What the GAHP's journal has of it, oldest first."""
+        return history.find(str(self.site.state), self.id)
+
     def _gahp_log(self) -> str:
-        path = self.site.pool.home / ".local/state/awsbatch_gahp/gahp.log"
+        path = self.site.state / "gahp.log"
         run = self.id.replace(".", "-") + "-"
         return "\n".join(line for line in path.read_text().splitlines() if run in line) if path.exists() else ""
 
