@@ -174,7 +174,8 @@ def open_site(prefix: Path, name: str) -> Iterator[Site]:
             shared = str(pool.own(pool.folder / "shared"))
             install(pool, environment, **KNOBS, AWSBATCH_ENDPOINT_URL=gate.url, AWSBATCH_SHARED_DIRECTORIES=shared)
             pool.set(TEST_KNOBS)
-            pool.up()
+            with no_pool_is_told():
+                pool.up()
             yield Site(pool, aws, gate)
             pool.down()
             gate.stop()

@@ -232,7 +232,7 @@ class Pool:
         said = [(self.folder / "log" / name) for name in ("master.out", "MasterLog")]
         words = " ".join(" ".join(path.read_text(errors="replace").splitlines()[-3:]) for path in said if path.exists())
         self.down()
-        raise NoPool(f"the HTCondor pool in {self.folder} does not come up: {words}")
+        raise NoPool(f"no HTCondor pool: the one in {self.folder} does not come up: {words}")
 
     def down(self) -> None:
         """Stop every process of this pool, the master's way first. Nothing of it runs afterwards."""
@@ -308,7 +308,7 @@ class Pool:
         wrapper = self.folder / "bin" / "awsbatch_gahp"
         if not wrapper.exists():
             program = self._program()
-            wrapper.parent.mkdir()
+            wrapper.parent.mkdir(exist_ok=True)
             # The gridmanager sets HOME to what the password file says: a pool for tests keeps away from that.
             wrapper.write_text(f'#!/bin/sh\nHOME={self.folder}/home/$(id -un) exec {program} "$@"\n')
             wrapper.chmod(0o755)
@@ -328,6 +328,7 @@ class Pool:
 
 def copy_program(folder: Path) -> Path:
     """A copy of gahp, of what it needs, and of this Python, for an account that cannot read them where they are."""
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted try has left
     wrapper = folder / "awsbatch_gahp"
     site = folder / "site"
     site.mkdir(parents=True)
@@ -390,6 +391,7 @@ def _up(suite: str) -> None:
         print(f"{suite}: is up already")
     else:
         pool.prepare()
+        (pool.folder / "bin" / "awsbatch_gahp").unlink(missing_ok=True)  # of an older program, where a reboot left the folder
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
         pool.credentials(os.environ, **({"endpoint_url": endpoint} if endpoint else {}))
         install(pool, os.environ)

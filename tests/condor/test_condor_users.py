@@ -38,7 +38,8 @@ def shared_pool(prefix):
             pools.install(pool, one.environment(), **KNOBS)
             pool.set(pools.TEST_KNOBS)
             try:
-                pool.up()
+                with no_pool_is_told():
+                    pool.up()
                 yield pool, dict(zip(users, (one, two), strict=True))
             finally:
                 pool.down()
