@@ -191,6 +191,8 @@ class Store:
             return Refused(f"An object that is needed is gone from {place}: does a lifecycle rule delete too early?")
         if code == "NoSuchBucket":
             return Refused(f"The S3 bucket {self._bucket} does not exist: create it, or correct AWSBATCH_S3_URL.")
+        # A person has to mend it, also when a job has ended. Its result cannot be waited for: without s3:ListBucket these are the
+        # words for an object that is not there, too.
         if code in ("AccessDenied", "403", "Forbidden", "AllAccessDisabled"):
             return Refused(
                 f"S3 refuses to {verb} in {place} ({code}): give these credentials s3:GetObject, s3:PutObject and "
