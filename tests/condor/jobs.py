@@ -29,8 +29,9 @@ from tests.packs import batch_jobs
 
 WAIT_S = 300.0
 GRID = "universe = grid\ngrid_resource = batch awsbatch\n"
-VANILLA = "universe = vanilla\nshould_transfer_files = YES\nwhen_to_transfer_output = ON_EXIT\n"
+VANILLA = "universe = vanilla\n"
 T = TypeVar("T")
+Files = Mapping[str, bytes | str | Path]
 # The site's knobs in tests: quick, talkative, and with more queues that batch_queue may name.
 QUEUES = ("other", "pegasus-queue")
 KNOBS = {
@@ -50,16 +51,17 @@ RESOURCE_UP, RESOURCE_DOWN, GRID_SUBMITTED = 25, 26, 27
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A job to be: `program` is a bash script, `submit` are lines of the submit file, `files` lie in its directory."""
+    """A job to be: `program` is a bash script, `submit` are lines of the submit file, `files` lie in its directory. What is a Path
+    among them is a symbolic link that leads there."""
 
     program: str
     submit: str = ""
-    files: Mapping[str, bytes | str] = dataclasses.field(default_factory=dict)
+    files: Files = dataclasses.field(default_factory=dict)
     universe: str = GRID
     queue: str = "queue"
 
 
-def case(program: str, submit: str = "", files: Mapping[str, bytes | str] | None = None, **more: Any) -> pytest.MarkDecorator:
+def case(program: str, submit: str = "", files: Files | None = None, **more: Any) -> pytest.MarkDecorator:
     """Give a test a job: its fixture `job` is this one, submitted."""
     return pytest.mark.case(Case(program, submit, files or {}, **more))
 
@@ -126,9 +128,12 @@ class Site:
             number += 1
         return self.pool.own(path)
 
-    def write(self, path: Path, content: bytes | str, mode: int = 0o644) -> Path:
+    def write(self, path: Path, content: bytes | str | Path, mode: int = 0o644) -> Path:
         if not path.parent.exists():
             self.pool.own(path.parent)
+        if isinstance(content, Path):
+            path.symlink_to(content)
+            return path
         path.write_bytes(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
         path.chmod(mode)
         return self.pool.own(path)
