@@ -24,7 +24,7 @@ from gahp import history
 from gahp.local import LocalAws
 from tests.condor.gate import Gate
 from tests.condor.guard import guarded
-from tests.condor.pool import TEST_KNOBS, NoPool, Pool, install
+from tests.condor.pool import TEST_KNOBS, NoPool, Pool, install, is_gahp
 from tests.packs import batch_jobs
 
 WAIT_S = 300.0
@@ -51,8 +51,8 @@ RESOURCE_UP, RESOURCE_DOWN, GRID_SUBMITTED = 25, 26, 27
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A job to be: `program` is a bash script, `submit` are lines of the submit file, `files` lie in its directory. What is a Path
-    among them is a symbolic link that leads there."""
+    """A job to be: `program` is a bash script, `submit` are lines of the submit file, `files` lie in its directory; a Path among
+    them is a symbolic link that leads there."""
 
     program: str
     submit: str = ""
@@ -182,7 +182,8 @@ def open_site(prefix: Path, name: str) -> Iterator[Site]:
             with no_pool_is_told():
                 pool.up()
             yield Site(pool, aws, gate)
-            pool.down()
+            left = pool.down()
+            assert not [words for words in left if is_gahp(words)], "a GAHP did not end by itself"
             gate.stop()
             assert aws.violations() == []
     finally:

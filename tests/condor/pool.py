@@ -234,8 +234,10 @@ class Pool:
         self.down()
         raise NoPool(f"no HTCondor pool: the one in {self.folder} does not come up: {words}")
 
-    def down(self) -> None:
-        """Stop every process of this pool, the master's way first. Nothing of it runs afterwards."""
+    def down(self) -> list[str]:
+        """Stop every process of this pool, the master's way first. Nothing of it runs afterwards. What that way did not end, as
+        command lines."""
+        left: list[str] = []
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
             pid = int((self.folder / "master.pid").read_text())
             if any(process.pid == pid for process in self.processes()):
@@ -243,6 +245,8 @@ class Pool:
         for number in (None, signal.SIGTERM, signal.SIGKILL):
             for process in self.processes() if number else ():
                 with contextlib.suppress(psutil.NoSuchProcess):
+                    if number is signal.SIGTERM:
+                        left.append(" ".join(process.cmdline()))
                     process.send_signal(number)
             end = time.monotonic() + DOWN_LIMIT_S
             while self.processes() and time.monotonic() < end:
@@ -251,6 +255,7 @@ class Pool:
             if not self.processes():
                 break
         (self.folder / "master.pid").unlink(missing_ok=True)
+        return left
 
     def kill(self) -> None:
         """End every process of this pool, and all that they started, as a power cut does."""
@@ -355,6 +360,11 @@ def copy_program(folder: Path) -> Path:
     wrapper.chmod(0o755)
     call("chmod", "-R", "a+rX", str(folder))
     return wrapper
+
+
+def is_gahp(words: str) -> bool:
+    """Whether a command line is that of a GAHP, or of the wrapper that becomes one."""
+    return "awsbatch_gahp" in words or "gahp.server" in words
 
 
 def _needed(name: str) -> set[str]:

@@ -80,6 +80,20 @@ def statuses(jobs):
     return [batch["status"] for job in jobs for batch in job.batch()]
 
 
+def test_a_gahp_ends_by_itself_when_its_gridmanager_is_gone_and_another_takes_over_its_jobs(site):
+    go = site.folder("orphaned-go") / "go"
+    (job,) = site.submit(Case(BASH + f"until [ -e {go} ]; do sleep 0.2; done; echo done"), "orphaned")
+    job.wait(EXECUTING)
+    gahps = processes_of(site, "gahp")
+    assert gahps
+    kill(site, "gridmanager")
+    _, alive = psutil.wait_procs(gahps, timeout=30)
+    assert alive == []
+    site.write(go, "")
+    assert job.finish().text() == "done\n"
+    assert len(job.batch()) == 1
+
+
 def test_a_gahp_that_cannot_start_shows_as_event_026_and_recovers_without_help(site):
     program = site.pool.folder / "bin" / "awsbatch_gahp"
     away = program.with_name("away")
