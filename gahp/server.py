@@ -307,11 +307,25 @@ def _fault(error: BaseException) -> Result:
 
 
 class _PrivateLog(logging.handlers.RotatingFileHandler):
-    """A rotated log that only its user can read."""
+    """A rotated log that only its user can read. When another GAHP of the user has rotated it, the new file is written on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.stream and not _is_at(self.baseFilename, self.stream):
+            with contextlib.suppress(OSError):
+                self.stream.close()
+            self.stream = None  # opened by the next line, whose errors are logging's to handle
+        super().emit(record)
 
     def _open(self) -> TextIOWrapper:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         return TextIOWrapper(FileIO(descriptor, "w"), encoding="utf-8", errors="replace")
+
+
+def _is_at(path: str, file: TextIOWrapper) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except OSError:
+        return False
 
 
 def _open_log(settings: config.Config) -> None:

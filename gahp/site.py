@@ -10,10 +10,10 @@ import signal
 from functools import partial
 from typing import Any
 
-import boto3
 from botocore.config import Config as ClientConfig
 from botocore.exceptions import BotoCoreError
 
+from gahp import credentials
 from gahp.batch import Batch, EventQueue
 from gahp.config import Config
 from gahp.gateway import Gateway, rebuild
@@ -30,7 +30,7 @@ _READ_TIMEOUT_S = 60
 def clients(config: Config) -> tuple[Any, Any]:
     """boto3 clients for Batch and S3. Raises Refused when Region or profile are not to be had."""
     try:
-        session = boto3.Session(profile_name=config.profile or None, region_name=config.region or None)
+        session = credentials.session(config.profile, config.region)
         if session.region_name is None:
             raise Refused("No AWS Region is known: set AWSBATCH_REGION.")
         endpoint = config.endpoint_url or None
@@ -62,7 +62,7 @@ def clients(config: Config) -> tuple[Any, Any]:
 def other_client(config: Config, service: str, attempts: int = 3) -> Any:
     """A boto3 client for what is asked beside Batch and S3: logs, events. Raises Refused as `clients` does."""
     try:
-        session = boto3.Session(profile_name=config.profile or None, region_name=config.region or None)
+        session = credentials.session(config.profile, config.region)
         if session.region_name is None:
             raise Refused("No AWS Region is known: set AWSBATCH_REGION.")
         settings = ClientConfig(

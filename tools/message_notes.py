@@ -146,6 +146,7 @@ NOTES = {
     "No job file is given": 'Name one: {"SubmitJob": [task, ...]}.',
     "The state of the run": "Make the folder writable, or run it elsewhere.",
     # condor_awsbatch
+    "condor_awsbatch: <transform> is not": "Another file sets a transform of that name: take it away there, or give it another name.",
     "<thing> gave back something else": "Is there a proxy between here and S3?",
     "The probe job was": "As the hold reason says.",
     "The embedded AWS at": "`condor_awsbatch local stop`, then `start`.",

@@ -11,14 +11,13 @@ from botocore.exceptions import (
     ClientError,
     ConnectTimeoutError,
     EndpointConnectionError,
-    NoCredentialsError,
     NoRegionError,
     ParamValidationError,
-    PartialCredentialsError,
     ProfileNotFound,
     ProxyConnectionError,
 )
 
+from gahp.credentials import FAILURES
 from gahp.model import Refused, Transient, one_line
 
 _THROTTLING = {"TooManyRequestsException", "ThrottlingException", "Throttling", "RequestLimitExceeded", "SlowDown"}
@@ -63,8 +62,8 @@ def translate(error: Exception, action: str) -> Refused | Transient:
             return Unsure(text)
         return Refused(text)
     text = one_line(f"AWS Batch, {action}: {error}", 600)
-    if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
-        return CredentialsProblem(f"{text}. {_SEE_CREDENTIALS}")
+    if isinstance(error, FAILURES):
+        return CredentialsProblem(f"{text.rstrip('.')}. {_SEE_CREDENTIALS}")
     if isinstance(error, (NoRegionError, ProfileNotFound, ParamValidationError)):
         return Refused(text)
     if isinstance(error, (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError)):

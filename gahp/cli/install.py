@@ -48,7 +48,9 @@ _SCALING = (
         "GRIDMANAGER_JOB_PROBE_RATE_BATCH",
         "1000",
         "Status questions a second. The default of 5 stretches the time between two looks at a job to a fifth of a second for\n"
-        "each job there is: 200 s with 1,000 jobs. The GAHP answers from memory, so many questions cost nothing.",
+        "each job there is: 200 s with 1,000 jobs. The GAHP answers from memory, so many questions cost nothing. This and the\n"
+        "next two count for every `batch` grid type of this host, so for pbs, slurm and the like as well, whose status is a\n"
+        "program that is started: a host that has such jobs too may want less.",
     ),
     ("GRIDMANAGER_JOB_PROBE_INTERVAL_BATCH", "5", "Seconds between two looks at a job; the default of 60 is what jobs wait."),
     (
@@ -59,7 +61,7 @@ _SCALING = (
     (
         "GRIDMANAGER_MAX_PENDING_REQUESTS",
         "1000",
-        "Requests on their way to one GAHP. The default of 50 makes a burst of submits wait in line.",
+        "Requests on their way to one GAHP, of whatever grid type. The default of 50 makes a burst of submits wait in line.",
     ),
     (
         "GRIDMANAGER_CONTACT_SCHEDD_DELAY",
@@ -103,7 +105,12 @@ def render(gahp: str, values: Mapping[str, str]) -> str:
     for name in _PASSED_ON:
         lines += [f"   if defined MY.{name}", f"      EVALSET remote_{name} {name}", "   endif"]
     body = "\n".join([*lines, "@end", ""])
-    return f"{_FIRST_LINE}{hashlib.sha256(body.encode()).hexdigest()}\n{body}"
+    return f"{_FIRST_LINE}{_digest(body)}\n{body}"
+
+
+def _digest(body: str) -> str:
+    # What a person has written by hand may be in any encoding.
+    return hashlib.sha256(body.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _default(default: str | None) -> str:
@@ -115,13 +122,17 @@ def _default(default: str | None) -> str:
 def as_installed(text: str) -> bool:
     """Whether `text` is what `render` once gave, of whatever version."""
     first, _, body = text.partition("\n")
-    return first == _FIRST_LINE + hashlib.sha256(body.encode()).hexdigest()
+    return first == _FIRST_LINE + _digest(body)
 
 
 def values_of(text: str) -> dict[str, str]:
     """The knobs that are set in a file of an earlier installation."""
     known = {knob.name for knob in KNOBS}
-    return {name: value for name, value in re.findall(r"^(AWSBATCH_\w+) *=[ \t]*(.*?)[ \t]*$", text, re.M) if name in known}
+    return {name: value for name, value in _settings(text) if name in known}
+
+
+def _settings(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"^(AWSBATCH_\w+) *=[ \t]*(.*?)[ \t]*$", text, re.M)
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
@@ -137,7 +148,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--s3", metavar="URL", help="AWSBATCH_S3_URL, s3://BUCKET/PREFIX")
     parser.add_argument("--region", metavar="NAME", help="AWSBATCH_REGION")
     parser.add_argument("--set", metavar="KNOB=VALUE", action="append", default=[], help="any knob; may be given again")
-    parser.add_argument("--gahp", metavar="PATH", help="AWSBATCH_GAHP (default: awsbatch_gahp beside this program)")
+    parser.add_argument("--gahp", metavar="PATH", help="AWSBATCH_GAHP (default: the last one, else that beside this program)")
     add_place(parser)
 
 
@@ -146,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
     before = read(path)
     values = {**values_of(before or ""), **_asked(options)}
     _check(values)
-    text = render(_gahp(options.gahp), {knob.name: values[knob.name] for knob in KNOBS if knob.name in values})
+    text = render(_gahp(options.gahp, before or ""), {knob.name: values[knob.name] for knob in KNOBS if knob.name in values})
     if options.dry_run:
         print(text, end="")
         print(f"condor_awsbatch: this would be {path}; nothing was changed.", file=sys.stderr)
@@ -224,14 +235,25 @@ def _check(values: Mapping[str, str]) -> None:
             raise Refused(f"{name} is not set: give {option} ({knobs[name].unit}). {knobs[name].sentence}")
 
 
-def _gahp(asked: str | None) -> str:
-    place = asked or shutil.which("awsbatch_gahp", path=os.path.dirname(sys.executable)) or shutil.which("awsbatch_gahp")
+def _gahp(asked: str | None, before: str) -> str:
+    """The program: the one that is asked for, else that of the file `before`, else the one that lies beside this program."""
+    beside = shutil.which("awsbatch_gahp", path=os.path.dirname(sys.executable)) or shutil.which("awsbatch_gahp")
+    last = dict(_settings(before)).get("AWSBATCH_GAHP")
+    if asked is None and last and ("$(" in last or _is_program(last)):
+        if beside and last != beside:
+            print(f"AWSBATCH_GAHP stays {last}: --gahp {beside} would have it run that one.", file=sys.stderr)
+        return last
+    place = asked or beside
     if place is None:
         raise Refused("awsbatch_gahp was not found: give its place with --gahp.")
     place = os.path.abspath(place)
-    if not os.access(place, os.X_OK) or not os.path.isfile(place):
+    if not _is_program(place):
         raise Refused(f"{place} is not a program that can be run: give the place of awsbatch_gahp with --gahp.")
     return place
+
+
+def _is_program(path: str) -> bool:
+    return os.access(path, os.X_OK) and os.path.isfile(path)
 
 
 def _write(path: Path, text: str) -> None:
@@ -255,6 +277,10 @@ def _verify(path: Path, text: str) -> int:
         print("condor_config_val was not found, so the file was not checked.")
         return 0
     overruled = []
+    transform = f"JOB_TRANSFORM_{TRANSFORM}"
+    if _lines(_config_val(transform) or "") != _lines(text.partition(f"{transform} @=end\n")[2].removesuffix("@end\n")):
+        overruled.append(transform)
+        print(f"condor_awsbatch: {transform} is not the one of this file: {_origin(transform)}", file=sys.stderr)
     for name, value in re.findall(r"^([A-Z]\w+) = (.*)$", text, re.M):
         has = _config_val(name) or ""
         words = re.split(r"[\s,]+", has)
@@ -267,6 +293,10 @@ def _verify(path: Path, text: str) -> int:
     how_many = "every setting" if not overruled else "all other settings"
     print(f"HTCondor has {how_many} of it (condor_config_val). For running daemons: condor_reconfig.")
     return 0
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines()]
 
 
 def _config_val(name: str) -> str | None:

@@ -40,14 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if action == "start":
             sub.add_argument("--port", type=_whole(0, 65535), default=0, help="TCP port on 127.0.0.1 (default: a free one)")
             sub.add_argument(
-                "--vcpus", type=_whole(1, 100000), default=handle.default_vcpus(), help="vCPUs for jobs (default: this machine's)"
+                "--vcpus",
+                type=_whole(1, 100000),
+                default=handle.default_vcpus(),
+                help="vCPUs for jobs (default: four for each core of this machine, at least 8)",
             )
             sub.add_argument(
                 "--memory",
                 type=_whole(4, 1 << 30),
                 default=handle.default_memory_mib(),
                 metavar="MIB",
-                help="memory for jobs in MiB (default: most of this machine's)",
+                help="memory for jobs in MiB (default: as much as this machine has)",
             )
 
 

@@ -32,4 +32,5 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise Refused(f"{path} cannot be removed: {error.strerror}.") from error
     print(f"{path} was removed. For running daemons: condor_reconfig. Journals and logs of users stay where they are.")
+    print("Jobs that are still in the queue wait from now on; what AWS Batch runs of them runs on until it is installed again.")
     return 0

@@ -6,6 +6,9 @@ there is none. A decision by value, no calls.
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from gahp.batch import BatchJob
 from gahp.model import HoldCode, JobReport, JobRequest, JobState, one_line
 from gahp.sandbox import Outcome
@@ -29,8 +32,26 @@ def ended_by_somebody(job: BatchJob) -> bool:
 def decide(request: JobRequest, job: BatchJob | None, outcome: Outcome | None) -> JobReport:
     """The final report of a run whose container has ended.
 
-    `job` is None when Batch knows it no more, `outcome` when it left no record.
+    `job` is None when Batch knows it no more, `outcome` when it left no record. What was used is told however it ended.
     """
+    return dataclasses.replace(_decide(request, job, outcome), **_usage(request, job, outcome))
+
+
+def _usage(request: JobRequest, job: BatchJob | None, outcome: Outcome | None) -> dict[str, Any]:
+    used: dict[str, Any] = {"disk_kib": request.resources.disk_kib}
+    if outcome is not None:
+        used |= {
+            "bytes_sent": outcome.bytes_sent,
+            "bytes_received": outcome.bytes_received,
+            "user_cpu_s": outcome.user_cpu_s,
+            "system_cpu_s": outcome.system_cpu_s,
+        }
+    if job is not None:
+        used |= {"restarts": job.restarts, "cpus": job.cpus, "memory_mib": job.memory_mib, "worker": job.worker}
+    return used
+
+
+def _decide(request: JobRequest, job: BatchJob | None, outcome: Outcome | None) -> JobReport:
     if outcome is None:
         return _without_record(request, job)
     if outcome.phase:
@@ -50,15 +71,6 @@ def decide(request: JobRequest, job: BatchJob | None, outcome: Outcome | None) -
         exit_code=outcome.exit_code,
         exit_signal=outcome.exit_signal,
         exit_reason=one_line(job.status_reason) if job and outcome.terminated else "",
-        bytes_sent=outcome.bytes_sent,
-        bytes_received=outcome.bytes_received,
-        user_cpu_s=outcome.user_cpu_s,
-        system_cpu_s=outcome.system_cpu_s,
-        restarts=job.restarts if job else None,
-        cpus=job.cpus if job else None,
-        memory_mib=job.memory_mib if job else None,
-        disk_kib=request.resources.disk_kib,
-        worker=job.worker if job else "",
         native_id=job.id if job else "",
     )
 

@@ -18,15 +18,22 @@ from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from urllib3.exceptions import HTTPError
 
+from gahp.credentials import FAILURES
 from gahp.model import Refused, Transient, one_line
 
 MULTIPART = 16 * 1024 * 1024
 _TRANSFER = TransferConfig(multipart_threshold=MULTIPART, multipart_chunksize=MULTIPART, max_concurrency=4, max_io_queue=64)
 _PASSING = {
-    "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "RequestTimeout", "SlowDown",
-    "RequestTimeoutException", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException",
-    "InternalError", "ServiceUnavailable", "Busy", "OperationAborted", "BadDigest", "IncompleteBody", "PriorRequestNotComplete",
+    "RequestTimeout", "RequestTimeoutException", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded",
+    "TooManyRequestsException", "InternalError", "ServiceUnavailable", "Busy", "OperationAborted", "BadDigest",
+    "IncompleteBody", "PriorRequestNotComplete",
 }  # fmt: skip
+# The credentials, not what they may do. As with Batch: better ones may come, and what has ended need not run again for them.
+_CREDENTIALS = {
+    "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "InvalidToken",
+    "InvalidAccessKeyId", "SignatureDoesNotMatch",
+}  # fmt: skip
+_SEE_CREDENTIALS = "Check the credentials in ~/.aws, and AWSBATCH_PROFILE."
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
 
 
@@ -163,8 +170,8 @@ class Store:
             if isinstance(inner, botocore.exceptions.ClientError):
                 raise self._from_client_error(verb, inner) from None
             raise Transient(one_line(f"S3: {error}")) from None
-        except (botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError) as error:
-            raise Refused(f"No AWS credentials ({error}): set AWSBATCH_PROFILE, or put them where AWS tools look.") from None
+        except FAILURES as error:
+            raise Transient(one_line(f"S3 was not asked to {verb}: {str(error).rstrip('.')}. {_SEE_CREDENTIALS}")) from None
         except botocore.exceptions.ParamValidationError as error:
             raise Refused(one_line(f"S3 cannot take this request for {self.url('')}: {error}. Check AWSBATCH_S3_URL.")) from None
         except (botocore.exceptions.BotoCoreError, HTTPError, ConnectionError, TimeoutError) as error:
@@ -176,12 +183,16 @@ class Store:
 
     def _meaning(self, verb: str, code: str, status: int, message: str) -> Refused | Transient:
         place = f"s3://{self._bucket}/{self._prefix}"
+        if code in _CREDENTIALS:
+            return Transient(one_line(f"S3 does not take these AWS credentials ({code}): {message} {_SEE_CREDENTIALS}"))
         if code in _PASSING or status >= 500 or status in (408, 429):
             return Transient(one_line(f"S3 could not {verb} in {place}: {code} {message}"))
         if code in _ABSENT:
             return Refused(f"An object that is needed is gone from {place}: does a lifecycle rule delete too early?")
         if code == "NoSuchBucket":
             return Refused(f"The S3 bucket {self._bucket} does not exist: create it, or correct AWSBATCH_S3_URL.")
+        # A person has to mend it, also when a job has ended. Its result cannot be waited for: without s3:ListBucket these are the
+        # words for an object that is not there, too.
         if code in ("AccessDenied", "403", "Forbidden", "AllAccessDisabled"):
             return Refused(
                 f"S3 refuses to {verb} in {place} ({code}): give these credentials s3:GetObject, s3:PutObject and "
@@ -189,8 +200,6 @@ class Store:
             )
         if code in ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
             return Refused(f"The S3 bucket {self._bucket} is in another Region ({code}): correct AWSBATCH_REGION.")
-        if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"):
-            return Refused(f"S3 does not know these AWS credentials ({code}): correct them, or AWSBATCH_PROFILE.")
         return Refused(one_line(f"S3 refuses to {verb} in {place}: {code} {message}"))
 
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ def condor(tmp_path, monkeypatch):
         "#!/bin/sh\n"
         '[ "$1" = LOCAL_CONFIG_DIR ] && { echo /nowhere, ' + str(folder) + "; exit 0; }\n"
         "for name; do :; done\n"
+        "cat " + str(folder) + '/*.conf 2>/dev/null | sed -n "/^$name @=end/,/^@end/p" | sed "1d;\\$d" | grep . && exit 0\n'
         "line=$(cat " + str(folder) + '/*.conf 2>/dev/null | grep "^$name = " | tail -n 1)\n'
         '[ -n "$line" ] || { echo "Not defined: $name" >&2; exit 1; }\n'
         'echo "${line#* = }" | sed "s/\\$([A-Z_]*) *//"\n'
@@ -106,6 +108,41 @@ def test_install_again_changes_nothing_and_keeps_the_values_it_is_not_given(fold
     assert (values["AWSBATCH_JOB_QUEUE"], values["AWSBATCH_JOB_DEFINITION"]) == ("other", "definition:3")
 
 
+def test_install_again_keeps_the_program_that_it_is_not_told_to_change(folder, program, tmp_path, capsys):
+    call(install, *SITE, "--gahp", program, "--directory", folder)
+    path = folder / install.FILE_NAME
+    assert call(install, "--directory", folder) == 0
+    assert f"AWSBATCH_GAHP = {program}\n" in path.read_text()
+    assert f"AWSBATCH_GAHP stays {program}" in capsys.readouterr().err
+    program.rename(tmp_path / "moved")
+    assert call(install, "--directory", folder) == 0
+    assert f"AWSBATCH_GAHP = {Path(sys.executable).with_name('awsbatch_gahp')}\n" in path.read_text()
+
+
+def test_a_file_that_is_not_utf_8_is_one_changed_by_hand(folder, program):
+    path = folder / install.FILE_NAME
+    call(install, *SITE, "--gahp", program, "--directory", folder)
+    changed = path.read_bytes() + "# für Grüße\n".encode("latin-1")
+    path.write_bytes(changed)
+    for verb in (install, uninstall):
+        with pytest.raises(Refused, match="was changed by hand"):
+            call(verb, "--directory", folder)
+    assert call(install, "--directory", folder, "--force") == 0
+    assert Path(f"{path}~").read_bytes() == changed
+    assert install.as_installed(path.read_text())
+
+
+def test_a_program_whose_path_is_not_utf_8_is_written_as_it_is(folder, tmp_path):
+    place = tmp_path / os.fsdecode("grün".encode("latin-1")) / "awsbatch_gahp"
+    place.parent.mkdir()
+    place.write_text("#!/bin/sh\n")
+    place.chmod(0o755)
+    call(install, *SITE, "--gahp", place, "--directory", folder)
+    path = folder / install.FILE_NAME
+    assert b"\nAWSBATCH_GAHP = " + os.fsencode(place) + b"\n" in path.read_bytes()
+    assert call(uninstall, "--directory", folder) == 0
+
+
 def test_a_dry_run_prints_the_file_and_writes_none(folder, program, capsys):
     assert call(install, *SITE, "--gahp", program, "--directory", folder, "--dry-run") == 0
     said = capsys.readouterr()
@@ -134,7 +171,9 @@ def test_uninstall_takes_away_what_install_wrote(folder, program, capsys):
     call(uninstall, "--directory", folder, "--dry-run")
     assert (folder / install.FILE_NAME).exists()
     assert call(uninstall, "--directory", folder) == 0
-    assert "was removed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "was removed" in said
+    assert "Jobs that are still in the queue wait from now on" in said
     assert os.listdir(folder) == []
     assert call(uninstall, "--directory", folder) == 0
     assert "is not there" in capsys.readouterr().out
@@ -176,6 +215,12 @@ def test_a_later_file_that_says_otherwise_about_the_site_is_an_error_with_its_pl
     said = capsys.readouterr().err
     assert "AWSBATCH_JOB_QUEUE is elsewhere and not queue: see somewhere, line 7" in said
     assert "does not have the last word" in said
+
+
+def test_a_later_file_that_has_another_transform_of_that_name_is_an_error(condor, program, capsys):
+    (condor / "99-local.conf").write_text("JOB_TRANSFORM_AwsBatch @=end\n   NAME AwsBatch\n   SET Mine 1\n@end\n")
+    assert call(install, *SITE, "--gahp", program) == 1
+    assert "JOB_TRANSFORM_AwsBatch is not the one of this file" in capsys.readouterr().err
 
 
 def test_a_later_file_that_tunes_htcondor_is_told_and_no_error(condor, program, capsys):

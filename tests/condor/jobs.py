@@ -20,16 +20,18 @@ from typing import Any, TypeVar
 
 import pytest
 
+from gahp import history
 from gahp.local import LocalAws
 from tests.condor.gate import Gate
 from tests.condor.guard import guarded
-from tests.condor.pool import TEST_KNOBS, NoPool, Pool, install
+from tests.condor.pool import TEST_KNOBS, NoPool, Pool, install, is_gahp
 from tests.packs import batch_jobs
 
 WAIT_S = 300.0
 GRID = "universe = grid\ngrid_resource = batch awsbatch\n"
-VANILLA = "universe = vanilla\nshould_transfer_files = YES\nwhen_to_transfer_output = ON_EXIT\n"
+VANILLA = "universe = vanilla\n"
 T = TypeVar("T")
+Files = Mapping[str, bytes | str | Path]
 # The site's knobs in tests: quick, talkative, and with more queues that batch_queue may name.
 QUEUES = ("other", "pegasus-queue")
 KNOBS = {
@@ -49,16 +51,17 @@ RESOURCE_UP, RESOURCE_DOWN, GRID_SUBMITTED = 25, 26, 27
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A job to be: `program` is a bash script, `submit` are lines of the submit file, `files` lie in its directory."""
+    """A job to be: `program` is a bash script, `submit` are lines of the submit file, `files` lie in its directory; a Path among
+    them is a symbolic link that leads there."""
 
     program: str
     submit: str = ""
-    files: Mapping[str, bytes | str] = dataclasses.field(default_factory=dict)
+    files: Files = dataclasses.field(default_factory=dict)
     universe: str = GRID
     queue: str = "queue"
 
 
-def case(program: str, submit: str = "", files: Mapping[str, bytes | str] | None = None, **more: Any) -> pytest.MarkDecorator:
+def case(program: str, submit: str = "", files: Files | None = None, **more: Any) -> pytest.MarkDecorator:
     """Give a test a job: its fixture `job` is this one, submitted."""
     return pytest.mark.case(Case(program, submit, files or {}, **more))
 
@@ -125,9 +128,12 @@ class Site:
             number += 1
         return self.pool.own(path)
 
-    def write(self, path: Path, content: bytes | str, mode: int = 0o644) -> Path:
+    def write(self, path: Path, content: bytes | str | Path, mode: int = 0o644) -> Path:
         if not path.parent.exists():
             self.pool.own(path.parent)
+        if isinstance(content, Path):
+            path.symlink_to(content)
+            return path
         path.write_bytes(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
         path.chmod(mode)
         return self.pool.own(path)
@@ -149,6 +155,11 @@ class Site:
         """All jobs that the queue ever had (the site's unless one is named) whose name begins with `run`, oldest first."""
         return batch_jobs(self.aws, run, queue or self.queue)
 
+    @property
+    def state(self) -> Path:
+        """Where the GAHP keeps its journal and log."""
+        return self.pool.home / ".local/state/awsbatch_gahp"
+
     def gridmanager_log(self) -> str:
         return "\n".join(path.read_text(errors="replace") for path in (self.pool.folder / "log").glob("GridmanagerLog*"))
 
@@ -168,9 +179,11 @@ def open_site(prefix: Path, name: str) -> Iterator[Site]:
             shared = str(pool.own(pool.folder / "shared"))
             install(pool, environment, **KNOBS, AWSBATCH_ENDPOINT_URL=gate.url, AWSBATCH_SHARED_DIRECTORIES=shared)
             pool.set(TEST_KNOBS)
-            pool.up()
+            with no_pool_is_told():
+                pool.up()
             yield Site(pool, aws, gate)
-            pool.down()
+            left = pool.down()
+            assert not [words for words in left if is_gahp(words)], "a GAHP did not end by itself"
             gate.stop()
             assert aws.violations() == []
     finally:
@@ -255,8 +268,12 @@ class Job:
 
         return until(lambda: over() is not None, lambda: f"{self.id} is still in Batch: {self.batch()}") and self.batch()
 
+    def runs(self) -> list[history.History]:
+        """What the GAHP's journal has of it, oldest first."""
+        return history.find(str(self.site.state), self.id)
+
     def _gahp_log(self) -> str:
-        path = self.site.pool.home / ".local/state/awsbatch_gahp/gahp.log"
+        path = self.site.state / "gahp.log"
         run = self.id.replace(".", "-") + "-"
         return "\n".join(line for line in path.read_text().splitlines() if run in line) if path.exists() else ""
 

@@ -232,10 +232,12 @@ class Pool:
         said = [(self.folder / "log" / name) for name in ("master.out", "MasterLog")]
         words = " ".join(" ".join(path.read_text(errors="replace").splitlines()[-3:]) for path in said if path.exists())
         self.down()
-        raise NoPool(f"the HTCondor pool in {self.folder} does not come up: {words}")
+        raise NoPool(f"no HTCondor pool: the one in {self.folder} does not come up: {words}")
 
-    def down(self) -> None:
-        """Stop every process of this pool, the master's way first. Nothing of it runs afterwards."""
+    def down(self) -> list[str]:
+        """Stop every process of this pool, the master's way first. Nothing of it runs afterwards. What that way did not end, as
+        command lines."""
+        left: list[str] = []
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
             pid = int((self.folder / "master.pid").read_text())
             if any(process.pid == pid for process in self.processes()):
@@ -243,6 +245,8 @@ class Pool:
         for number in (None, signal.SIGTERM, signal.SIGKILL):
             for process in self.processes() if number else ():
                 with contextlib.suppress(psutil.NoSuchProcess):
+                    if number is signal.SIGTERM:
+                        left.append(" ".join(process.cmdline()))
                     process.send_signal(number)
             end = time.monotonic() + DOWN_LIMIT_S
             while self.processes() and time.monotonic() < end:
@@ -251,6 +255,7 @@ class Pool:
             if not self.processes():
                 break
         (self.folder / "master.pid").unlink(missing_ok=True)
+        return left
 
     def kill(self) -> None:
         """End every process of this pool, and all that they started, as a power cut does."""
@@ -308,7 +313,7 @@ class Pool:
         wrapper = self.folder / "bin" / "awsbatch_gahp"
         if not wrapper.exists():
             program = self._program()
-            wrapper.parent.mkdir()
+            wrapper.parent.mkdir(exist_ok=True)
             # The gridmanager sets HOME to what the password file says: a pool for tests keeps away from that.
             wrapper.write_text(f'#!/bin/sh\nHOME={self.folder}/home/$(id -un) exec {program} "$@"\n')
             wrapper.chmod(0o755)
@@ -328,6 +333,7 @@ class Pool:
 
 def copy_program(folder: Path) -> Path:
     """A copy of gahp, of what it needs, and of this Python, for an account that cannot read them where they are."""
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted try has left
     wrapper = folder / "awsbatch_gahp"
     site = folder / "site"
     site.mkdir(parents=True)
@@ -354,6 +360,11 @@ def copy_program(folder: Path) -> Path:
     wrapper.chmod(0o755)
     call("chmod", "-R", "a+rX", str(folder))
     return wrapper
+
+
+def is_gahp(words: str) -> bool:
+    """Whether a command line is that of a GAHP, or of the wrapper that becomes one."""
+    return "awsbatch_gahp" in words or "gahp.server" in words
 
 
 def _needed(name: str) -> set[str]:
@@ -390,6 +401,7 @@ def _up(suite: str) -> None:
         print(f"{suite}: is up already")
     else:
         pool.prepare()
+        (pool.folder / "bin" / "awsbatch_gahp").unlink(missing_ok=True)  # of an older program, where a reboot left the folder
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
         pool.credentials(os.environ, **({"endpoint_url": endpoint} if endpoint else {}))
         install(pool, os.environ)

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from gahp.journal import RunState, Wanted
 from tests.condor.jobs import ABORTED, EXECUTING, GRID_SUBMITTED, HELD, RELEASED, TERMINATED, Case, case, until
 
 BASH = "#!/bin/bash\n"
@@ -82,19 +83,35 @@ def test_a_job_that_is_queued_in_batch_can_be_held_released_and_removed(site):
     assert removed.count(EXECUTING) == 0
 
 
-@pytest.mark.together
-def test_a_job_held_and_removed_during_its_submit_leaves_nothing_in_batch(site):
-    """HTCondor is told to stop before it has heard that the submit is done."""
-    held, removed = (site.submit(Case(BASH + "exec sleep 600"), name)[0] for name in ("hold-early", "rm-early"))
-    # GridJobId is set to the job's directory right before BLAH_JOB_SUBMIT leaves.
-    for job, command in ((held, "condor_hold"), (removed, "condor_rm")):
-        until(lambda job=job: "GridJobId" in job.ad, "the submit does not begin")
-        job.do(command)
+def in_submit(job):
+    """Whether SubmitJob is on its way for this job just now, and what HTCondor wants of it meanwhile."""
+    runs = job.runs()
+    return runs[-1].wanted if runs and runs[-1].state is RunState.SUBMITTING else None
+
+
+def test_a_job_held_and_removed_while_submitjob_is_on_its_way_leaves_nothing_in_batch_and_can_be_released(site):
+    site.aws.faults.delay("SubmitJob", 12)
+    try:
+        held, go = twice(site, "hold-early")
+        (removed,) = site.submit(Case(BASH + "exec sleep 600"), "rm-early")
+        for job, command in ((held, "condor_hold"), (removed, "condor_rm")):
+            until(lambda job=job: in_submit(job), "the submit does not begin")
+            job.do(command)
+        for job in (held, removed):
+            until(lambda job=job: in_submit(job) is Wanted.REMOVE, "the GAHP does not hear of it before the submit is done")
+    finally:
+        site.aws.faults.clear("delay")
     held.wait(HELD)
     removed.wait(ABORTED)
     for job in (held, removed):
-        assert set(statuses(job.batch_over())) <= {"FAILED"}
-    held.do("condor_rm")
+        until(job.batch, "the delayed submit does not come to Batch")
+        assert statuses(job.batch_over()) == ["FAILED"]
+    site.write(go, "")
+    held.do("condor_release")
+    held.wait(RELEASED)
+    assert held.finish().text() == "second run\n"
+    assert statuses(held.batch_over()) == ["FAILED", "SUCCEEDED"]
+    assert removed.count(EXECUTING) == 0
 
 
 @pytest.mark.together

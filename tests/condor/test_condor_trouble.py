@@ -7,12 +7,12 @@ import time
 import psutil
 import pytest
 
+from gahp.journal import RunState
 from tests.condor.jobs import (
     EXECUTING,
     GRID_SUBMITTED,
     RESOURCE_DOWN,
     RESOURCE_UP,
-    TERMINATED,
     Case,
     until,
 )
@@ -41,23 +41,57 @@ def pause(seconds):
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
-def test_jobs_survive_kill_9_while_idle_running_and_finishing_and_each_runs_once(site, victim):
-    """Killed while the jobs are handed over, while they run, and when they end; every job has one Batch job in the end."""
-    program = BASH + 'echo "$1"; sleep "$2"'
-    submit = "output = out.$(Process)\narguments = $(Process) $(Seconds)"
-    jobs = site.submit(Case(program, submit, queue="queue Seconds from (\n1\n1\n6\n6\n20\n20\n)"), f"kill-{victim}")
+def test_jobs_survive_kill_9_while_handed_over_idle_running_and_finishing_and_each_runs_once(site, victim):
+    """Each state lasts until the kill has come; every job has one Batch job in the end, which ran once."""
+    go = site.folder(f"kill-{victim}-go") / "go"
+    program = BASH + f'echo ran >> {go.parent}/$1; until [ -e {go} ]; do sleep 0.2; done; echo "$1"'
+    # They ask for what nobody else does, so that no array job but their own has them: the fault knows its name.
+    submit = f"output = out.$(Process)\narguments = $(Process)\nhold = True\nrequest_memory = {900 + len(victim)}"
+    jobs = site.submit(Case(program, submit, queue="queue 3"), f"kill-{victim}")
+    cluster = jobs[0].id.partition(".")[0]
+    site.aws.faults.stuck(name=f"{cluster}-*")
+    site.pool.run("condor_release", cluster)
     until(lambda: any("GridJobId" in job.ad for job in jobs), "no submit begins")
     kill(site, victim)
-    jobs[2].wait(EXECUTING, TERMINATED)
+
+    until(lambda: statuses(jobs) == ["RUNNABLE"] * 3, lambda: f"the jobs do not come to Batch: {statuses(jobs)}")
     kill(site, victim)
-    jobs[2].wait(TERMINATED)
-    if processes_of(site, victim):
-        kill(site, victim)
+    site.aws.faults.clear("stuck")
+
+    for job in jobs:
+        job.wait(EXECUTING)
+    assert statuses(jobs) == ["RUNNING"] * 3
+    kill(site, victim)
+
+    site.aws.faults.delay("s3:GetObject", 20)
+    site.write(go, "")
+    until(lambda: {run.state for job in jobs for run in job.runs()} == {RunState.COLLECTING}, "the jobs are not collected")
+    kill(site, victim)
+    site.aws.faults.clear("delay")
+
     for number, job in enumerate(jobs):
-        job.finish()
-        assert job.text(f"out.{number}") == f"{number}\n"
+        assert job.finish().text(f"out.{number}") == f"{number}\n"
+        assert (go.parent / str(number)).read_text() == "ran\n"
         (batch,) = job.batch_over()
         assert batch["status"] == "SUCCEEDED"
+
+
+def statuses(jobs):
+    return [batch["status"] for job in jobs for batch in job.batch()]
+
+
+def test_a_gahp_ends_by_itself_when_its_gridmanager_is_gone_and_another_takes_over_its_jobs(site):
+    go = site.folder("orphaned-go") / "go"
+    (job,) = site.submit(Case(BASH + f"until [ -e {go} ]; do sleep 0.2; done; echo done"), "orphaned")
+    job.wait(EXECUTING)
+    gahps = processes_of(site, "gahp")
+    assert gahps
+    kill(site, "gridmanager")
+    _, alive = psutil.wait_procs(gahps, timeout=30)
+    assert alive == []
+    site.write(go, "")
+    assert job.finish().text() == "done\n"
+    assert len(job.batch()) == 1
 
 
 def test_a_gahp_that_cannot_start_shows_as_event_026_and_recovers_without_help(site):

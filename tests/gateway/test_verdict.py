@@ -69,6 +69,29 @@ def test_out_of_memory_holds_the_job_and_says_how_much_it_had(job, outcome):
     assert report.hold_reason == "The job needed more than the 64 MB it had and was killed: raise request_memory."
 
 
+@pytest.mark.parametrize(
+    "ending",
+    [
+        {"exit_code": 0},
+        {"exit_code": 0, "missing": ("f.out",)},
+        {"exit_signal": 9, "oom": True},
+        {"exit_code": 0, "phase": "stage_out", "message": "The output could not be uploaded."},
+    ],
+)
+def test_what_a_job_used_is_told_however_it_ended(ending):
+    outcome = Outcome(user_cpu_s=1.5, system_cpu_s=0.5, bytes_sent=10, bytes_received=20, **ending)
+    asked = but(REQUEST, resources=Resources(memory_mib=64, disk_kib=7))
+    report = decide(asked, but(SUCCEEDED, attempts=2, worker="host"), outcome)
+    used = (report.user_cpu_s, report.system_cpu_s, report.bytes_sent, report.bytes_received)
+    had = (report.restarts, report.cpus, report.memory_mib, report.disk_kib, report.worker)
+    assert (used, had) == ((1.5, 0.5, 10, 20), (1, 2, 64, 7, "host"))
+
+
+def test_a_job_that_left_no_record_tells_what_it_had():
+    report = decide(REQUEST, but(FAILED, cpus=2, memory_mib=64), None)
+    assert (report.restarts, report.cpus, report.memory_mib, report.user_cpu_s) == (2, 2, 64, None)
+
+
 def test_a_program_that_ended_well_although_a_child_of_it_ran_out_of_memory_is_completed():
     assert decide(REQUEST, SUCCEEDED, but(ENDED_WELL, oom=True)).state is JobState.COMPLETED
 

@@ -182,3 +182,20 @@ def test_wrong_credentials_show_in_blah_ping_and_are_in_no_log(start):
     assert code != "0"
     assert "AWS Batch" in message
     assert "very-secret-key" not in message + gahp.log()
+
+
+@pytest.mark.parametrize(
+    ("absent", "words"),
+    [
+        (("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "Unable to locate credentials. Check the credentials in ~/.aws"),
+        (("AWS_DEFAULT_REGION", "_CONDOR_AWSBATCH_REGION"), "No AWS Region is known: set AWSBATCH_REGION."),
+    ],
+)
+def test_credentials_and_region_that_are_nowhere_show_in_blah_ping(start, absent, words):
+    gahp = start()
+    gahp.close()
+    environment = {name: value for name, value in gahp.environment.items() if name not in absent}
+    gahp = start(environment=environment | {"AWS_EC2_METADATA_DISABLED": "true"})
+    code, message = gahp.perform("BLAH_PING", "awsbatch")
+    assert code != "0"
+    assert words in message

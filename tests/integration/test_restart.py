@@ -199,6 +199,27 @@ def test_expired_credentials_leave_jobs_as_they_are_until_new_ones_come(start, f
     assert gahp.finish(running)[1]["ExitCode"] == 4
 
 
+def test_keys_that_a_user_writes_while_jobs_wait_are_used_without_a_new_gahp(start, aws, tmp_path, jobs_of):
+    def write(**keys):
+        (tmp_path / ".aws").mkdir(exist_ok=True)
+        (tmp_path / ".aws/credentials").write_text("\n".join(["[default]", *(f"{key} = {value}" for key, value in keys.items())]))
+
+    write(aws_access_key_id="AKIDGONE", aws_secret_access_key="of yesterday")
+    environment = start().environment
+    gahp = start(environment={name: value for name, value in environment.items() if not name.startswith("AWS_ACCESS_KEY")})
+    job_id = gahp.submit()
+    until = time.monotonic() + 30
+    while "InvalidAccessKeyId" not in gahp.log() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert "InvalidAccessKeyId" in gahp.log()
+    assert gahp.status(job_id)[0] == JobState.IDLE
+    known = aws.environment()
+    write(aws_access_key_id=known["AWS_ACCESS_KEY_ID"], aws_secret_access_key=known["AWS_SECRET_ACCESS_KEY"])
+    assert gahp.finish(job_id)[0] == JobState.COMPLETED
+    assert len(jobs_of(job_id)) == 1
+    assert gahp.process.poll() is None
+
+
 def test_the_end_of_input_and_sigterm_end_the_program_at_once(start, script):
     for ending in ("eof", "sigterm"):
         gahp = start()

@@ -64,6 +64,32 @@ def test_a_configuration_that_is_not_there_is_named_in_the_pings_answer_and_nowh
     assert talk({**environment, "CONDOR_CONFIG": "/no/such/file"}, b"VERSION\n").stderr == b""
 
 
+@pytest.mark.parametrize(("level", "written"), [("DEBUG", "DEBUG INFO ERROR"), ("INFO", "INFO ERROR"), ("ERROR", "ERROR")])
+def test_the_log_has_what_its_level_says(environment, tmp_path, level, written):
+    """It begins, it tells a request, and it cannot work without its knobs: one level each."""
+    with Client([GAHP], {**environment, "_CONDOR_AWSBATCH_LOG_LEVEL": level}) as gahp:
+        gahp.perform("BLAH_PING", "awsbatch", wait_s=60)
+    levels = re.findall(r"^\S+ \S+ \d+ ([A-Z]+) gahp\.server: ", (tmp_path / "gahp.log").read_text(), re.M)
+    assert set(levels) == set(written.split())
+
+
+def test_the_log_is_rotated_and_two_gahps_of_a_user_write_into_the_new_file(environment, tmp_path):
+    environment |= {"_CONDOR_AWSBATCH_LOG_LEVEL": "DEBUG", "_CONDOR_AWSBATCH_MAX_LOG": "0.01"}
+    log, old = tmp_path / "gahp.log", tmp_path / "gahp.log.1"
+    with Client([GAHP], environment) as one, Client([GAHP], environment) as other:
+        other.perform("BLAH_PING", "awsbatch", wait_s=60)
+        for _ in range(1000):
+            if old.exists():
+                break
+            one.perform("BLAH_PING", "awsbatch", wait_s=60)
+        before = old.read_bytes()
+        other.perform("BLAH_PING", "awsbatch", wait_s=60)
+        assert f" {other.process.pid} DEBUG gahp.server: BLAH_PING" in log.read_text().splitlines()[-1]
+        assert old.read_bytes() == before
+    assert len(before) < 0.01 * 2**20
+    assert [path.stat().st_mode & 0o777 for path in (log, old)] == [0o600, 0o600]
+
+
 def test_sigterm_ends_it_with_0(environment):
     process = subprocess.Popen([GAHP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     process.stdout.readline()
