@@ -154,7 +154,11 @@ class Runs:
 
     def start(self) -> None:
         """Take over what earlier GAHPs left and begin to follow all runs."""
-        self._take_over()
+        try:
+            self._take_over()
+        except (Transient, Refused) as error:
+            # What has been taken over is ours from here on, and the rest is looked for again soon.
+            log.warning("the runs of other GAHPs could not all be taken over yet: %s", error)
         self._follower.start()
         self._adopting.put(self._adopt, _ADOPT_EVERY_S)
         self._cleaning.put(self._clean, _CLEAN_FIRST_S)

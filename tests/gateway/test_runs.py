@@ -758,3 +758,23 @@ def test_nobody_waits_for_the_journal_on_its_own_thread_or_with_the_lock(tmp_pat
         assert Guarded.faults == []
     finally:
         world.close()
+
+
+def test_a_start_at_which_the_disk_fails_half_way_still_goes_on_with_the_runs_that_it_took_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_ADOPT_EVERY_S", 0.05)
+    left = Journal(str(tmp_path))
+    run = Run(name="1-0-a", directory="d", digest="", generation=0, queue="q", created=1.0)
+    left.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
+    left.close()
+    asked, mine = [JournalProblem("disk I/O error")], Journal.mine
+
+    def fail_once(journal):
+        if asked:
+            raise asked.pop()
+        return mine(journal)
+
+    monkeypatch.setattr(Journal, "mine", fail_once)
+    world = World(tmp_path)
+    world.until(lambda: world.batch.count("submit") == 1)
+    assert asked == []
+    world.close()
