@@ -26,6 +26,7 @@ _PASSING = {
     "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "RequestTimeout", "SlowDown",
     "RequestTimeoutException", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException",
     "InternalError", "ServiceUnavailable", "Busy", "OperationAborted", "BadDigest", "IncompleteBody", "PriorRequestNotComplete",
+    "ConditionalRequestConflict",
 }  # fmt: skip
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
 
@@ -63,6 +64,22 @@ class Store:
         """Store `body` under `key` in one request; a reader sees all of it or nothing."""
         with self._errors("write"):
             self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=body)
+
+    def put_new(self, key: str, body: bytes) -> bool:
+        """Store `body` under `key` if nothing is there; whether it did. A store that knows no conditional write is looked at first."""
+        with self._errors("write"):
+            try:
+                self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=body, IfNoneMatch="*")
+                return True
+            except botocore.exceptions.ClientError as error:
+                if _code(error) in ("PreconditionFailed", "412"):
+                    return False
+                if _code(error) != "NotImplemented":
+                    raise
+        if self.stat(key) is not None:
+            return False
+        self.put(key, body)
+        return True
 
     def put_blob(self, key: str, content: IO[bytes], size: int, digest: str) -> None:
         """Store the file `content` of `size` bytes, in parts above MULTIPART. In one part S3 itself checks the SHA-256."""

@@ -59,6 +59,14 @@ def test_a_copy_that_finds_the_claim_of_another_job_ends_without_running_and_wit
     assert f"runs/{site.run}/0/result" in site.keys(f"runs/{site.run}/0")
 
 
+@pytest.mark.parametrize("tool", ["s5cmd", "aws"])
+def test_a_copy_of_a_submission_that_has_been_revoked_ends_without_running(site: Site, tool: str) -> None:
+    site.sandbox.stage(site.run, site.request("echo ran > made"))
+    assert site.sandbox.revoke(site.run, 0) == ""
+    assert site.wait(site.start(tool=tool)).code == 125
+    assert site.keys(f"runs/{site.run}/0") == [f"runs/{site.run}/0/claim"]
+
+
 def test_of_copies_that_were_sent_twice_and_start_at_once_one_runs(site: Site) -> None:
     site.sandbox.stage(site.run, site.request("echo ran > made"))
     ids = ("one", "two", "three")
