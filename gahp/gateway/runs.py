@@ -589,7 +589,7 @@ class Runs:
             return None
         if asked - live.unsure_since < self._lookup_settle_s:
             return min(1.0, self._lookup_settle_s / 4)
-        # What Batch lists no more may have run all the same, long ago. And where it is not to run, it must not when it comes late.
+        # What Batch lists no more may have run all the same, long ago. What is not to run must not do so when it comes late.
         wanted = run.wanted is Wanted.RUN
         native_id = (self._sandbox.claimant if wanted else self._sandbox.revoke)(run.name, run.submission)
         if native_id:

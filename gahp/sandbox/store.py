@@ -66,7 +66,7 @@ class Store:
             self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=body)
 
     def put_new(self, key: str, body: bytes) -> bool:
-        """Store `body` under `key` if nothing is there; whether it did. A store that knows no conditional write is looked at first."""
+        """Store `body` under `key` if nothing is there; whether it did. Where there is no conditional write it looks first."""
         with self._errors("write"):
             try:
                 self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=body, IfNoneMatch="*")
