@@ -279,7 +279,7 @@ class Runs:
         # What was sent to Batch, or may have been, has its name there: the next submission gets one of its own.
         used = bool(run.sent or run.sends)
         # The manifest of a pack is no manifest of this job alone: it is staged again.
-        state = RunState.STAGED if used and not run.pack else RunState.ACCEPTED
+        state = RunState.STAGED if used and not run.packs else RunState.ACCEPTED
         live.ending_asked = live.alone = False
         live.job = None
         return self._journal.update(

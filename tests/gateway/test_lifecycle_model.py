@@ -1,9 +1,10 @@
 """The life of jobs as a state machine: a gridmanager, a GAHP and AWS Batch as actors, and a crash at any step.
 
 The GAHP is the real one (Gateway, Runs, next_step, MOVES, Journal with its SQL), with its threads taken away: tasks, commits and
-sweeps happen when the machine says so, in any order. Held true at every moment: a submission has one Batch job at the most, unless
-its request came, or was listed, later than the settling time; and of one JobDirectory one copy runs at the most. Held true at the end, when everybody does what is left to do: every job that is
-wanted has completed, and nothing runs that is not.
+sweeps happen when the machine says so, in any order. Held true at every moment: a submission has one Batch job at the most,
+unless its request came, or was listed, later than the settling time; of one JobDirectory one copy runs at the most; and none
+begins when its removal has been answered. Held true at the end, when everybody does what is left to do: every job that is wanted
+has completed, and nothing runs that is not.
 """
 
 import os
@@ -74,6 +75,7 @@ class StepJournal(Journal):
         self._reader.close()
         self._writer.close()
         os.close(self._lock)
+        os.close(self._used)
 
 
 class StepLane:
@@ -421,9 +423,9 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(
         directory=st.sampled_from(DIRECTORIES),
         way=st.sampled_from(["late", "unlisted"]),
-        wish=st.sampled_from(["cancel", "hold"]),
+        verb=st.sampled_from(["cancel", "hold"]),
     )
-    def lose_a_request_and_change_ones_mind(self, directory, way, wish):
+    def lose_a_request_and_change_ones_mind(self, directory, way, verb):
         self.batch.lose = way
         self.submit(directory)
         for _ in range(20):
@@ -433,7 +435,7 @@ class Lifecycle(RuleBasedStateMachine):
             if not self.batch.lose:
                 break
         self.save(directory)
-        self.cancel(directory) if wish == "cancel" else self.hold_or_resume(directory, "hold")
+        self.cancel(directory) if verb == "cancel" else self.hold_or_resume(directory, "hold")
 
     @precondition(lambda self: self.batch.under_way)
     @rule()
