@@ -670,6 +670,9 @@ class Runs:
             job = self._described(live)
         if live.run.state is not RunState.COLLECTING:
             return
+        if job is not None and ended_by_somebody(job) and job.status_reason.startswith(_NEVER):
+            self._never(live, job.status_reason.removeprefix(_NEVER))
+            return
         if job is not None and ended_by_somebody(job):
             self._finish(live, RunState.REMOVED, removed(job))
             return
@@ -893,14 +896,18 @@ class Runs:
     def _give_up(self, live: Live, job: BatchJob) -> None:
         """Batch says that a job will never fit: end it there, then let a person look at what it asks for."""
         try:
-            self._batch.terminate(job.id, "It can never run in this compute environment")
             why = job.status_reason.rstrip(".")
-            reason = f"AWS Batch can never start the job: {why}. Change request_memory, request_cpus or request_gpus."
-            self._finish(live, RunState.HELD, held(reason, HoldCode.OUT_OF_RESOURCES, job))
+            # Whoever finds it ended, this GAHP or the next, reads there why it was.
+            self._batch.terminate(job.id, f"{_NEVER}{why}"[:1000])
+            self._never(live, why)
         except (Transient, Refused) as error:
             log.warning("%s: cannot be ended: %s", live.run.name, error)
         finally:
             self._let_go(live)
+
+    def _never(self, live: Live, why: str) -> None:
+        reason = f"AWS Batch can never start the job: {why}. Change request_memory, request_cpus or request_gpus."
+        self._finish(live, RunState.HELD, held(reason, HoldCode.OUT_OF_RESOURCES, live.job))
 
     def _ended(self, live: Live) -> None:
         """The container is over, or Batch has forgotten it. Holds the lock."""
@@ -945,4 +952,5 @@ def _unpacked(run: Run) -> dict[str, Any]:
     return {"pack": "", "child": 0, "earlier": " ".join(f"{name}:{child}" for name, child in run.packs)}
 
 
+_NEVER = "It can never run in this compute environment: "
 _HOLD_CODES = {Step.STAGE: HoldCode.TRANSFER_INPUT, Step.COLLECT: HoldCode.TRANSFER_OUTPUT}

@@ -3,7 +3,7 @@
 The GAHP is the real one (Gateway, Runs, next_step, MOVES, Journal with its SQL), with its threads taken away: tasks, commits and
 sweeps happen when the machine says so, in any order. Held true at every moment: a submission has one Batch job at the most,
 unless its request came, or was listed, later than the settling time; of one JobDirectory one copy runs at the most; and none
-begins when its removal has been answered. Held true at the end, when everybody does what is left to do: every job that is wanted
+begins when its run is over. Held true at the end, when everybody does what is left to do: every job that is wanted
 has completed, and nothing runs that is not.
 """
 
@@ -177,8 +177,8 @@ class FakeBatch:
     def begin(self, job_id):
         """What the runner does first: it claims its submission, or ends."""
         if self.world.sandbox.claims.setdefault(self.jobs[job_id][0], job_id) == job_id:
-            over = {known.rpartition("/")[2] for wish in self.world.wishes.values() for known in wish.earlier}
-            assert "-".join(self.jobs[job_id][0].split("-")[:3]) not in over, f"{job_id} begins although its removal was answered"
+            run = self.world.journal.find("-".join(self.jobs[job_id][0].split("-")[:3]))
+            assert not run.state.final, f"{job_id} begins although its run is over"
             self.set(job_id, "RUNNING", started=self.world.now)
         else:
             self.set(job_id, "FAILED", started=self.world.now, exit_code=125)

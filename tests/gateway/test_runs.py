@@ -59,7 +59,7 @@ class FakeBatch:
 
     def terminate(self, job_id, reason):
         self._called("terminate", job_id)
-        self.set(job_id, status="FAILED", terminated=True)
+        self.set(job_id, status="FAILED", terminated=True, status_reason=reason)
 
     def terminate_many(self, ids, reason):
         for job_id in ids:
@@ -903,3 +903,25 @@ def test_a_removal_that_comes_while_canceljob_is_under_way_ends_the_job_that_sta
     assert removed.result(10) is None
     world.until(lambda: run.state is RunState.REMOVED)
     assert world.batch.jobs["id-1-0-a"].terminated
+
+
+@pytest.mark.parametrize("trouble", [JournalProblem("disk full"), Transient("throttled")])
+def test_a_job_that_never_fits_is_held_with_the_reason_also_by_who_finds_it_ended_already(world, monkeypatch, trouble):
+    """As the next GAHP does, when this one dies between TerminateJob and its last write."""
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    finish = world.runs._finish
+
+    def fail(*arguments):
+        monkeypatch.setattr(world.runs, "_finish", finish)
+        raise trouble
+
+    monkeypatch.setattr(world.runs, "_finish", fail)
+    why = "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - The job asks for more than any host has."
+    world.batch.set("id-1-0-a", status="RUNNABLE", status_reason=why)
+    world.until(lambda: run.state.final)
+    assert run.state is RunState.HELD
+    assert run.report.hold_code is HoldCode.OUT_OF_RESOURCES
+    assert run.report.hold_reason == (
+        f"AWS Batch can never start the job: {why} Change request_memory, request_cpus or request_gpus."
+    )
