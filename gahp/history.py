@@ -30,7 +30,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from gahp.journal import FILE_NAME, SCHEMA_VERSION, RunState, Wanted, is_damage
+from gahp.journal import FILE_NAME, SCHEMA_VERSION, RunState, Wanted, is_damage, open_here
 from gahp.model import JobRequest, Refused, decode_request
 from gahp.story import begin
 
@@ -316,7 +316,10 @@ def _look(directory: str, look: Callable[[sqlite3.Connection, int], _Rows]) -> _
             return []
         try:
             with contextlib.ExitStack() as stack:
-                if before.logged and not before.indexed:
+                if open_here(path):
+                    # To copy the file, or to read it without locks, would take the locks away from who works with it here.
+                    place, how = path, "mode=ro&readonly_shm=1"
+                elif before.logged and not before.indexed:
                     # As a GAHP leaves it for a moment when it comes or goes, or for good if it dies then.
                     place, how = _copy(path, stack.enter_context(tempfile.TemporaryDirectory(prefix="awsbatch-"))), "mode=rw"
                 else:

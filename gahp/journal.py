@@ -177,6 +177,7 @@ PRAGMA user_version = 3;
 }
 _RECORD = ("name", "directory", "digest", "generation", "queue", "predecessor", "created", "submission", "sends")
 _LIVE = "state NOT IN ('COMPLETED', 'HELD', 'REMOVED')"
+_open_here: list[str] = []  # the files of the journals that this process has open
 
 
 def _seal(text: str, secret: bytes) -> str:
@@ -265,8 +266,11 @@ class _Write(NamedTuple):
 
 def connect(path: str) -> sqlite3.Connection:
     """The database at `path`, made or brought up to date where need be. Raises OSError or sqlite3.Error."""
-    # The file exists with its narrow mode before SQLite, which would make it with the umask's, opens it.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    # The file exists with its narrow mode before SQLite, which would make it with the umask's, opens it. One that is there is not
+    # touched: to close any descriptor of it takes all of this process's locks on it away (POSIX), and with them the word that
+    # somebody uses it; whoever closes it next would then delete the log that this process goes on to write.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -283,6 +287,11 @@ def connect(path: str) -> sqlite3.Connection:
                 connection.execute(statement)
             version = connection.execute("PRAGMA user_version").fetchone()[0]
     return connection
+
+
+def open_here(path: str) -> bool:
+    """Whether this process has the journal at `path` open: then only SQLite may open it, and only with locks (see `connect`)."""
+    return os.path.realpath(path) in _open_here
 
 
 def is_damage(error: Exception) -> bool:
@@ -425,6 +434,7 @@ class Journal:
                     raise Damaged(f"The journal {self._path} is damaged: {error}.") from error
                 raise Refused(f"The journal {self._path} cannot be used: {error}. See AWSBATCH_STATE_DIR.") from error
             undo.pop_all()
+        _open_here.append(os.path.realpath(self._path))
         self._problem = ""
         self._damaged = False
         self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
@@ -440,6 +450,7 @@ class Journal:
         with self._reading:
             self._reader.close()
         self._writer.close()
+        _open_here.remove(os.path.realpath(self._path))
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._lock_path(self.owner))
         os.close(self._lock)

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from io import FileIO, TextIOWrapper
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gahp import RELEASE_DAY, __version__, config
 from gahp.lanes import Lane
@@ -76,20 +76,31 @@ class Service:
         settings = config.load()
         try:
             gateway = open_gateway(settings)
-            gateway.start()
         except (Refused, Transient) as error:
             self._problem, self._tried = Refused(str(error)), time.monotonic()
             log.error("%s", error)
             raise self._problem from error
-        self._meter = Meter(settings)
-        self._meter.start()
+        try:
+            gateway.start()
+            self._meter = Meter(settings)
+            self._meter.start()
+        except BaseException as error:
+            # It may own runs by now, which nobody else takes over as long as this process lives.
+            _die("the start failed half-way", error)
         self._gateway = gateway
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """Begin nothing more."""
         if self._gateway is not None:
-            self._gateway.close()
+            self._gateway.stop()
         if self._meter is not None:
             self._meter.close()
+
+    def close(self) -> None:
+        """Give the runs back, to whoever comes next. What is under way in other threads is still at work on them: so this is the
+        last thing before the process ends."""
+        if self._gateway is not None:
+            self._gateway.close()
 
 
 class Server:
@@ -368,8 +379,12 @@ def _prepare(service: Service) -> None:
 def _thread_died(what: threading.ExceptHookArgs) -> None:
     """A thread that has died, most likely out of memory, leaves a server that answers and does nothing. The next one goes on from
     the journal: so this one ends."""
+    _die(f"the thread {what.thread and what.thread.name} died", what.exc_value)
+
+
+def _die(what: str, error: BaseException | None) -> NoReturn:
     with contextlib.suppress(Exception):
-        log.critical("the thread %s died; the program ends", what.thread and what.thread.name, exc_info=what.exc_value)
+        log.critical("%s; the program ends", what, exc_info=error)
     os._exit(1)
 
 
@@ -407,9 +422,10 @@ def main() -> int:
     server.greet()
     threading.Thread(target=_prepare, args=(service,), name="prepare", daemon=True).start()
     server.run()
-    service.close()
+    service.stop()
     log.info("awsbatch_gahp ends")
     logging.shutdown()
+    service.close()
     # Threads may be in the midst of a transfer; the journal knows how far they came, and nobody waits for them.
     os._exit(0)
 

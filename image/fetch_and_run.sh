@@ -26,7 +26,7 @@ fetch_signed() {
     local url
     have s5cmd && have curl && [[ $1 =~ ^s3://[A-Za-z0-9/_.-]+$ ]] || return 1
     url=$(s5cmd --log error presign "$1" 2>/dev/null) && [[ $url == http*[?]* && $url != *[\"\\[:space:]]* ]] || return 1
-    curl --silent --fail --location --connect-timeout 20 --config - --output "$2" <<<"url = \"$url\"" 2>/dev/null
+    printf 'url = "%s"\n' "$url" | curl --silent --fail --location --connect-timeout 20 --config - --output "$2" 2>/dev/null
 }
 
 # One try. s5cmd starts many times faster; what it cannot do, aws may.

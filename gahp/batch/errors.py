@@ -58,9 +58,7 @@ def translate(error: Exception, action: str) -> Refused | Transient:
             return Throttled(text)
         if code in _CREDENTIALS:
             return CredentialsProblem(f"{text} {_SEE_CREDENTIALS}")
-        if status >= 500:
-            return Unsure(text)
-        return Refused(text)
+        return Refused(text) if 400 <= status < 500 and status != 408 else Unsure(text)
     text = one_line(f"AWS Batch, {action}: {error}", 600)
     if isinstance(error, FAILURES):
         return CredentialsProblem(f"{text.rstrip('.')}. {_SEE_CREDENTIALS}")
@@ -68,4 +66,5 @@ def translate(error: Exception, action: str) -> Refused | Transient:
         return Refused(text)
     if isinstance(error, (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError)):
         return Transient(f"{text}. Check the network, AWSBATCH_REGION and AWSBATCH_ENDPOINT_URL.")
-    return Unsure(text) if isinstance(error, (BotoCoreError, OSError)) else Refused(text)
+    # Lost on the way, a reply that cannot be read, no memory left to read it: the request may have been carried out all the same.
+    return Unsure(text if isinstance(error, (BotoCoreError, OSError)) else f"{text} ({type(error).__name__})")

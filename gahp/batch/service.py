@@ -6,6 +6,7 @@ SubmitJob whose reply was lost a second time, and Batch has no token that tells 
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -17,6 +18,8 @@ from gahp.batch.jobs import BatchJob, from_detail, from_summary
 from gahp.batch.overrides import submit_parameters
 from gahp.limits import Kind, Limiter
 from gahp.model import JobRequest, Refused, Transient, one_line
+
+log = logging.getLogger(__name__)
 
 DESCRIBE_PAGE = 100
 LIST_PAGE = 1000
@@ -88,7 +91,10 @@ class Batch:
             fair_share=self._has_fair_share(queue),
             size=size,
         )
-        return str(self._call("SubmitJob", self._client.submit_job, **parameters)["jobId"])
+        job_id = self._call("SubmitJob", self._client.submit_job, **parameters).get("jobId")
+        if not isinstance(job_id, str) or not job_id:
+            raise Unsure(f"AWS Batch, SubmitJob: the reply for {name} has no job id.")
+        return job_id
 
     def find(self, name: str, queue: str) -> str:
         """The id of the job of that name in that queue, whatever its status; "" when Batch lists none (yet)."""
@@ -165,7 +171,13 @@ class Batch:
         failed: dict[str, Refused | Transient] = {}
         if self._bulk and len(ids) > 1:
             # It needs no other permission than TerminateJob, and a job that is not found counts as ended.
-            answer = self._call("TerminateJobs", self._client.terminate_jobs, jobs=list(ids), reason=reason)
+            try:
+                answer = self._call("TerminateJobs", self._client.terminate_jobs, jobs=list(ids), reason=reason)
+            except Refused as error:
+                # As where a Region or another AWS does not have it: what is wrong with single jobs is in its answer.
+                log.warning("%s Jobs are ended one by one from now on.", error)
+                self._bulk = False
+                return self.terminate_many(ids, reason)
             for entry in answer.get("errors") or []:
                 code = str(entry.get("code", ""))
                 text = one_line(f"AWS Batch, TerminateJobs: {code}: {entry.get('message', '')}", 600)

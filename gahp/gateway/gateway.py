@@ -91,14 +91,18 @@ class Gateway:
         if self._events:
             self._events.start(self._runs.follower.hear, self._runs.follower.flowing)
 
-    def close(self) -> None:
-        """Stop; what is unfinished is in the journal for the next GAHP."""
+    def stop(self) -> None:
+        """Begin nothing more; what is unfinished is in the journal for the next GAHP."""
         self._accept.close()
         self._proxies.close()
         self._check.close()
         if self._events:
             self._events.close()
         self._runs.close()
+
+    def close(self) -> None:
+        """Stop, and let other GAHPs have the runs."""
+        self.stop()
         self._journal.close()
 
     def submit(self, request: JobRequest) -> Future[str]:

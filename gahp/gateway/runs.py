@@ -154,7 +154,11 @@ class Runs:
 
     def start(self) -> None:
         """Take over what earlier GAHPs left and begin to follow all runs."""
-        self._take_over()
+        try:
+            self._take_over()
+        except (Transient, Refused) as error:
+            # What has been taken over is ours from here on, and the rest is looked for again soon.
+            log.warning("the runs of other GAHPs could not all be taken over yet: %s", error)
         self._follower.start()
         self._adopting.put(self._adopt, _ADOPT_EVERY_S)
         self._cleaning.put(self._clean, _CLEAN_FIRST_S)
@@ -251,7 +255,8 @@ class Runs:
         error = written.exception()
         if error is None:
             with self._lock:
-                unsent = live.run.state is RunState.ACCEPTED and live.run.wanted is Wanted.REMOVE
+                run = live.run
+                unsent = run.state is RunState.ACCEPTED and run.wanted is Wanted.REMOVE and not run.sends
             if unsent:
                 # It will not be submitted any more. Who wants it gone need not wait until the upload of its input is given up.
                 self._answer(live, None, Wanted.REMOVE)
@@ -271,10 +276,10 @@ class Runs:
         run = live.run
         if run.state is not RunState.SUSPENDED:
             raise Refused(f"The job {run.job_id} is not held.")
-        # What was sent to Batch once has its name there: the next submission gets one of its own.
-        used = bool(run.sent)
+        # What was sent to Batch, or may have been, has its name there: the next submission gets one of its own.
+        used = bool(run.sent or run.sends)
         # The manifest of a pack is no manifest of this job alone: it is staged again.
-        state = RunState.STAGED if used and not run.pack else RunState.ACCEPTED
+        state = RunState.STAGED if used and not run.packs else RunState.ACCEPTED
         live.ending_asked = live.alone = False
         live.job = None
         return self._journal.update(
@@ -584,8 +589,9 @@ class Runs:
             return None
         if asked - live.unsure_since < self._lookup_settle_s:
             return min(1.0, self._lookup_settle_s / 4)
-        # What Batch lists no more may have run all the same, long ago.
-        native_id = self._sandbox.claimant(run.name, run.submission)
+        # What Batch lists no more may have run all the same, long ago. What is not to run must not do so when it comes late.
+        wanted = run.wanted is Wanted.RUN
+        native_id = (self._sandbox.claimant if wanted else self._sandbox.revoke)(run.name, run.submission)
         if native_id:
             self._submitted(live, native_id)
             return None
@@ -599,6 +605,7 @@ class Runs:
 
     def _submitted(self, live: Live, native_id: str) -> None:
         log.info("%s: AWS Batch has it as %s", live.run.name, native_id)
+        live.unsure_since = None
         self._journal.update(live.run, state=RunState.SUBMITTED, native_id=native_id)
 
     def _end_soon(self, live: Live) -> None:
@@ -653,13 +660,18 @@ class Runs:
 
     def _cancel(self, live: Live) -> None:
         self._batch.cancel(live.run.native_id, "Held by HTCondor")
-        live.ending_asked = True
+        with self._lock:
+            # Not for a removal that has come meanwhile: that asks for more.
+            live.ending_asked = live.run.wanted is Wanted.HOLD
 
     def _collect(self, live: Live) -> None:
         run, job = live.run, live.job
         if job is None or (not job.described and (job.status == "FAILED" or job.attempts)):
             job = self._described(live)
         if live.run.state is not RunState.COLLECTING:
+            return
+        if job is not None and ended_by_somebody(job) and job.status_reason.startswith(_NEVER):
+            self._never(live, job.status_reason.removeprefix(_NEVER))
             return
         if job is not None and ended_by_somebody(job):
             self._finish(live, RunState.REMOVED, removed(job))
@@ -707,24 +719,27 @@ class Runs:
         self._finish(live, RunState.REMOVED, removed(live.job))
 
     def _suspend(self, live: Live) -> None:
+        self._end_doubles(live.run)
         self._hold_part(live, None)
         self._journal.update(live.run, state=RunState.SUSPENDED).result()
         self._answer(live, None)
 
     def _end_doubles(self, run: Run) -> None:
-        """A run whose SubmitJob was sent again, because its name stayed unlisted: what came through twice is ended in Batch.
+        """Before a submission is over: what else came of it is ended in Batch, and what may still come finds its claim taken.
 
-        Raises Transient only: a refusal says nothing about how the run ended, and what may be running is not given up for it.
+        More may have come, or may come at any time, where SubmitJob was sent again because the name stayed unlisted, or was not
+        seen to arrive at all. Raises Transient only: a refusal says nothing about how the run ended, and what may be running is
+        not given up for it.
         """
-        if run.sends <= 1:
+        if run.sends <= bool(run.native_id):
             return
-        names = [(run.batch_name, ""), *((pack, f":{child}") for pack, child in run.packs)]
         try:
-            for sent_as, child in names:
-                for name, job_id in self._batch.named(sent_as, run.queue):
-                    if name == sent_as and job_id + child != run.native_id:
-                        log.warning("%s: AWS Batch had it twice, ending %s", run.name, job_id + child)
-                        self._batch.terminate(job_id + child, "Submitted twice")
+            doubles = {f"{parent}:{child}" for pack, child in run.packs if (parent := self._parents.find(pack, run.queue)[1])}
+            doubles |= {job_id for name, job_id in self._batch.named(run.batch_name, run.queue) if name == run.batch_name}
+            doubles.add(self._sandbox.revoke(run.name, run.submission))
+            for job_id in sorted(doubles - {"", run.native_id}):
+                log.warning("%s: AWS Batch had it besides, ending %s", run.name, job_id)
+                self._batch.terminate(job_id, "Submitted twice")
         except Refused as error:
             raise Transient(str(error)) from error
 
@@ -881,14 +896,18 @@ class Runs:
     def _give_up(self, live: Live, job: BatchJob) -> None:
         """Batch says that a job will never fit: end it there, then let a person look at what it asks for."""
         try:
-            self._batch.terminate(job.id, "It can never run in this compute environment")
             why = job.status_reason.rstrip(".")
-            reason = f"AWS Batch can never start the job: {why}. Change request_memory, request_cpus or request_gpus."
-            self._finish(live, RunState.HELD, held(reason, HoldCode.OUT_OF_RESOURCES, job))
+            # Whoever finds it ended, this GAHP or the next, reads there why it was.
+            self._batch.terminate(job.id, f"{_NEVER}{why}"[:1000])
+            self._never(live, why)
         except (Transient, Refused) as error:
             log.warning("%s: cannot be ended: %s", live.run.name, error)
         finally:
             self._let_go(live)
+
+    def _never(self, live: Live, why: str) -> None:
+        reason = f"AWS Batch can never start the job: {why}. Change request_memory, request_cpus or request_gpus."
+        self._finish(live, RunState.HELD, held(reason, HoldCode.OUT_OF_RESOURCES, live.job))
 
     def _ended(self, live: Live) -> None:
         """The container is over, or Batch has forgotten it. Holds the lock."""
@@ -897,12 +916,35 @@ class Runs:
             self._journal.update(run, state=RunState.COLLECTING)  # whence it is dropped
         elif run.wanted is Wanted.HOLD and job is not None and ended_by_somebody(job) and (job.cancelled or not job.started):
             # One whose host went away has been started once, and is cancelled before it starts again.
-            # Who is told so resumes it next: by then another GAHP must find it held.
-            suspended = self._journal.update(run, state=RunState.SUSPENDED)
-            suspended.add_done_callback(lambda written: self._answer(live, written.exception()))
+            if run.sends > 1:
+                live.busy = True
+                self._lanes[Step.SUSPEND].put(lambda: self._suspend_sent(live))
+            else:
+                self._suspended(live)
         else:
             self._answer(live, Refused(f"The job {run.job_id} has ended and cannot be held."), Wanted.HOLD)
             self._journal.update(run, state=RunState.COLLECTING)
+
+
+    def _suspended(self, live: Live) -> None:
+        # Who is told so resumes it next: by then another GAHP must find it held.
+        written = self._journal.update(live.run, state=RunState.SUSPENDED)
+        written.add_done_callback(lambda done: self._answer(live, done.exception()))
+
+    def _suspend_sent(self, live: Live) -> None:
+        """Hold a run that Batch may have had twice: the other one must not outlive this submission."""
+        try:
+            self._end_doubles(live.run)
+        except Transient as error:
+            log.warning("%s: held as soon as its other copies are ended: %s", live.run.name, error)
+            self._lanes[Step.SUSPEND].put(lambda: self._suspend_sent(live), backoff(3))
+            return
+        with self._lock:
+            if live.run.wanted is Wanted.HOLD:
+                self._suspended(live)
+            else:
+                self._ended(live)
+        self._let_go(live)
 
 
 def _unpacked(run: Run) -> dict[str, Any]:
@@ -910,4 +952,5 @@ def _unpacked(run: Run) -> dict[str, Any]:
     return {"pack": "", "child": 0, "earlier": " ".join(f"{name}:{child}" for name, child in run.packs)}
 
 
+_NEVER = "It can never run in this compute environment: "
 _HOLD_CODES = {Step.STAGE: HoldCode.TRANSFER_INPUT, Step.COLLECT: HoldCode.TRANSFER_OUTPUT}

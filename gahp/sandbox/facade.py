@@ -27,6 +27,7 @@ from gahp.sandbox.tarstream import DamagedResult, Member, Readable, damaged, mem
 log = logging.getLogger(__name__)
 
 _RUN = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_NOBODY = "revoked"  # in place of a job's id in a claim
 _IN_MEMORY = 1024 * 1024
 _CHUNK = 1024 * 1024
 
@@ -125,7 +126,13 @@ class Sandbox:
         """The id of the Batch job that has claimed this submission, before it ran anything; "" if none has."""
         with self._store.reading(f"{_key(run)}/{submission:d}/claim") as found:
             text = "" if found is None else found[1].read(200).decode("ascii", "replace")
-        return text if re.fullmatch(r"[A-Za-z0-9:-]{1,128}", text) else ""
+        return text if re.fullmatch(r"[A-Za-z0-9:-]{1,128}", text) and text != _NOBODY else ""
+
+    def revoke(self, run: str, submission: int) -> str:
+        """Claim a submission for nobody, so that a job of it that comes late ends without running; the id of the Batch job that
+        had claimed it before, "" if none had."""
+        self._store.put_new(f"{_key(run)}/{submission:d}/claim", _NOBODY.encode())
+        return self.claimant(run, submission)
 
     def refresh_proxy(self, run: str, path: str) -> None:
         """Give the running job the X.509 proxy at `path`; its runner looks for it every minute."""
@@ -242,10 +249,10 @@ class Sandbox:
         assert target.record is not None
         if target.record.size > MULTIPART:
             # Before a byte is fetched: an object of another length could fill the disk.
-            found = self._store.stat(key)
-            if found is None:
+            there = self._store.stat(key)
+            if there is None:
                 raise damaged(f"the output {target.record.name} is gone from S3")
-            if found[0] != target.record.size:
+            if there[0] != target.record.size:
                 raise _wrong(target.record)
         for _ in range(2):
             with placement.open(target) as file:

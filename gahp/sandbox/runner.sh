@@ -60,6 +60,7 @@ STEP=stage_in           # stage_in, run, stage_out, commit: what a signal means 
 TOLD_OF_SIGTERM=false ALARMS=0
 TERMINATED=false OOM=false
 PHASE='' MESSAGE=''       # of a failure of the runner itself
+CLAIM=''                # what `claim` has said
 EXIT_CODE=null EXIT_SIGNAL=null
 STARTED=null FINISHED=null USER_CPU=null SYSTEM_CPU=null PEAK=null DISK=null SENT=0 RECEIVED=0
 declare -A SETTING=()
@@ -166,7 +167,7 @@ s3_get_small() { # url file: in one request, where there is curl: s5cmd would as
     if [[ $S3_TOOL == s5cmd && $1 =~ ^s3://[A-Za-z0-9/_.-]+$ ]] && command -v curl > /dev/null; then
         signed=$(s5cmd --log error presign "$1" 2> /dev/null)
         [[ $signed == http*[?]* && $signed != *[\"\\[:space:]]* ]] \
-            && curl --silent --fail --location --connect-timeout 20 --config - --output "$2" <<< "url = \"$signed\"" 2> /dev/null && return
+            && printf 'url = "%s"\n' "$signed" | curl --silent --fail --location --connect-timeout 20 --config - --output "$2" 2> /dev/null && return
     fi
     s3_get "$1" "$2"
 }
@@ -392,22 +393,30 @@ place_inputs() { # packs first, then copies of what is needed twice, then the fi
 
 # Whoever has written its Batch job's id into the claim runs the program; a retried attempt has the same id and takes it over.
 # curl, if it can sign, and aws can write it on condition that it is not there; s5cmd cannot, but starts ten times faster than aws. So
-# where curl cannot do it s5cmd looks and then writes, which leaves some milliseconds to a copy that starts at the same moment. Where the submit host says that a copy may exist (SENDS), aws
-# writes it if it is there, and what was written is looked at again when the other copy has had time to overwrite it.
+# where curl cannot do it s5cmd looks and then writes, which leaves some milliseconds to a copy that starts at the same moment. Where the
+# submit host says that a copy may exist (SENDS), aws writes it if it is there, and what was written is looked at again when the other
+# copy has had time to overwrite it.
 
-whose() { # the claim, into OWNER; 1: there is none, 2: S3 does not say
+absent() { # text url: does S3 say there that url is not there? The URL, which may have any digits in it, says nothing
+    local text=${1//"$2"/}
+    [[ $text == *"not found"* || $text == *"status code: 404"* || $text == *"(404)"* || $text == *NoSuchKey* ]]
+}
+
+whose() { # the claim, into OWNER; 1: there is none, 2: S3 does not say, 3: S3 will not say
     local errors=$WORK/claim.errors text
+    [[ -n $WORK ]] || errors=/dev/stdout # there is nowhere to write: a complaint is nobody's id
     if [[ $S3_TOOL == s5cmd ]]; then OWNER=$(s5cmd --log error cat --raw "$RESULT_URL/claim" 2> "$errors")
     else OWNER=$(aws s3 cp --only-show-errors "$RESULT_URL/claim" - 2> "$errors"); fi && return 0
-    text=$(< "$errors")
-    [[ $text == *"not found"* || $text == *404* || $text == *NoSuchKey* ]] && return 1
+    if [[ -n $WORK ]]; then text=$(< "$errors"); else text=$OWNER; fi
+    absent "$text" "$RESULT_URL" && return 1
     say "cannot read $RESULT_URL/claim: $text"
+    [[ $text == *AccessDenied* || $text == *Forbidden* ]] && return 3
     return 2
 }
 
 write_claim() { # 0 also when another was there first: whose says so
     local text bucket=${RESULT_URL#s3://}
-    if [[ $S3_TOOL == aws || $SENDS -gt 1 ]] && command -v aws > /dev/null; then
+    if [[ $S3_TOOL == aws || $SENDS -gt 1 ]] && [[ -n $WORK ]] && command -v aws > /dev/null; then
         printf '%s' "$JOB" > "$WORK/claim"
         text=$(aws s3api put-object --bucket "${bucket%%/*}" --key "${bucket#*/}/claim" --if-none-match '*' --body "$WORK/claim" 2>&1) && return 0
         [[ $text == *PreconditionFailed* ]] && return 0
@@ -422,7 +431,7 @@ credentials() { # the container's, into KEY, SECRET and TOKEN, as every AWS prog
     if [[ -z $KEY ]]; then
         [[ ${AWS_CONTAINER_CREDENTIALS_RELATIVE_URI:-} != /* ]] || url=http://169.254.170.2$AWS_CONTAINER_CREDENTIALS_RELATIVE_URI
         [[ $url == http*://* && $url != *[\"\\[:space:]]* ]] || return 1
-        text=$(curl --silent --fail --noproxy '*' --max-time 5 --config - <<< "url = \"$url\"" 2> /dev/null) || return 1
+        text=$(printf 'url = "%s"\n' "$url" | curl --silent --fail --noproxy '*' --max-time 5 --config - 2> /dev/null) || return 1
         [[ $text =~ \"AccessKeyId\"[[:space:]]*:[[:space:]]*\"([^\"]+)\" ]] && KEY=${BASH_REMATCH[1]}
         [[ $text =~ \"SecretAccessKey\"[[:space:]]*:[[:space:]]*\"([^\"]+)\" ]] && SECRET=${BASH_REMATCH[1]}
         [[ $text =~ \"Token\"[[:space:]]*:[[:space:]]*\"([^\"]+)\" ]] && TOKEN=${BASH_REMATCH[1]}
@@ -444,28 +453,21 @@ claim_at_once() { # curl writes it on condition that there is none: one request,
     credentials || return 1
     sum=$(printf '%s' "$JOB" | sha256sum)
     [[ -z $TOKEN ]] || TOKEN="header = \"x-amz-security-token: $TOKEN\""
-    # On its standard input: nobody sees there what it signs with.
-    code=$(curl --silent --max-time 30 --output /dev/null --write-out '%{http_code}' --config - 2> /dev/null << CONFIG
-request = "PUT"
-url = "$endpoint"
-user = "$KEY:$SECRET"
-aws-sigv4 = "aws:amz:$region:s3"
-header = "x-amz-content-sha256: ${sum%% *}"
-$TOKEN
-header = "If-None-Match: *"
-header = "Content-Type: application/octet-stream"
-data-binary = "$JOB"
-CONFIG
-    )
+    # On its standard input, without a file: nobody sees there what it signs with.
+    code=$(printf '%s\n' 'request = "PUT"' "url = \"$endpoint\"" "user = \"$KEY:$SECRET\"" "aws-sigv4 = \"aws:amz:$region:s3\"" \
+        "header = \"x-amz-content-sha256: ${sum%% *}\"" "$TOKEN" 'header = "If-None-Match: *"' \
+        'header = "Content-Type: application/octet-stream"' "data-binary = \"$JOB\"" \
+        | curl --silent --max-time 30 --output /dev/null --write-out '%{http_code}' --config - 2> /dev/null)
     [[ $code == 200 ]]
 }
 
-claim() { # a child of its own: says "mine" or "taken" in the pipe, or nothing when S3 says neither
-    local try written=''
+claim() { # a child of its own: says "mine" or "taken" in the pipe, "refused" when it may not look, or nothing when S3 says neither
+    local try written='' said
     if [[ $S3_TOOL == s5cmd ]] && claim_at_once; then printf 'mine\0' >&9; return; fi
     for try in 1 2 3 4; do
         whose
-        case $? in
+        said=$?
+        case $said in
             0)
                 [[ $OWNER == "$JOB" ]] || { say "not run: the Batch job $OWNER has this submission"; printf 'taken\0' >&9; return; }
                 [[ $written != new || $SENDS -le 1 ]] && { printf 'mine\0' >&9; return; }
@@ -476,15 +478,17 @@ claim() { # a child of its own: says "mine" or "taken" in the pipe, or nothing w
                 if write_claim; then written=new; else sleep $((RETRY_DELAY * try)); fi
                 [[ $written == new && $SENDS -le 1 && $S3_TOOL == s5cmd ]] && { printf 'mine\0' >&9; return; }
                 ;;
-            2) sleep $((RETRY_DELAY * try)) ;;
+            *) sleep $((RETRY_DELAY * try)) ;;
         esac
     done
+    ((said != 3)) || printf 'refused\0' >&9
 }
 
 claim_run() {
     [[ -n $JOB ]] || return 0 # not in AWS Batch
     attend claim
-    case ${DRAINED[0]:-} in
+    CLAIM=${DRAINED[0]:-}
+    case $CLAIM in
         mine) return 0 ;;
         taken) finish 125 ;;
     esac
@@ -493,11 +497,22 @@ claim_run() {
     return 1
 }
 
+may_speak() { # is the result ours to write? A copy that did not come to claim the run must not speak for the one that may run it
+    [[ -n $JOB && $CLAIM != mine ]] || return 0
+    [[ $CLAIM == refused ]] || { attend claim; CLAIM=${DRAINED[0]:-}; }
+    # Who may not look has nobody beside him who may.
+    [[ $CLAIM == mine || ( $CLAIM == refused && $SENDS -le 1 ) ]]
+}
+
 stage_in() {
     unpack || return 1
     read_job
     claim_run || return 1
-    earlier_result && finish "$RUNNER_EXIT"
+    earlier_result
+    case $? in
+        0) finish "$RUNNER_EXIT" ;;
+        2) say "attempt $ATTEMPT: not run, since S3 does not say whether an earlier attempt has ended the job"; finish 125 ;;
+    esac
     if ((${#INPUTS[@]})); then
         attend fetch_all
         if [[ ${DRAINED[0]:-} == fetched ]]; then
@@ -1040,15 +1055,25 @@ finish_log() { # the copies of standard output and error end by themselves soon 
     for tail in "${TAILS[@]}"; do await "$tail"; done
 }
 
-get_earlier() { s3_get "$RESULT_URL/result" "$1" 2> /dev/null && printf 'fetched\0' >&9; }
+get_earlier() { # file: a child of its own; says "fetched" or "absent" in the pipe, or nothing when S3 says neither
+    local try text
+    for try in 1 2 3 4; do
+        text=$(s3_get "$RESULT_URL/result" "$1" 2>&1) && { printf 'fetched\0' >&9; return; }
+        absent "$text" "$RESULT_URL" && { printf 'absent\0' >&9; return; }
+        say "cannot read $RESULT_URL/result: $text"
+        sleep $((RETRY_DELAY * try))
+    done
+}
 
-earlier_result() { # of an attempt before this one, when it is final: its exit code into RUNNER_EXIT
+earlier_result() { # of an attempt before this one, when it is final: its exit code into RUNNER_EXIT; 1: there is none, 2: S3 does not say
     ((ATTEMPT > 1)) || return 1
     local text
     local file=$WORK/earlier
     attend get_earlier "$file"
-    [[ ${DRAINED[0]:-} == fetched ]] || return 1
-    text=$(tar -xO -f "$file" exit.json 2> /dev/null)
+    [[ ${DRAINED[0]:-} != absent ]] || return 1
+    [[ ${DRAINED[0]:-} == fetched ]] || return 2
+    { text=$(tail -c 1024 -- "$file"); } 2> /dev/null
+    [[ -z $text ]] && text=$(tar -tf "$file" > /dev/null 2>&1 && tar -xO -f "$file" exit.json 2> /dev/null) # to the zeroes at its end
     rm -f -- "$file"
     [[ $text =~ ^\{\"version\":\ 1,\ \"runner_exit\":\ ([0-9]+),\ \"terminated\":\ false,\ \"phase\":\ \"\", ]] || return 1
     RUNNER_EXIT=${BASH_REMATCH[1]}
@@ -1085,6 +1110,7 @@ main() {
     fi
     STEP=commit
     [[ $RUN_URL != "$PACK_URL" ]] || finish 125 # it does not know which run it is
+    may_speak || { say "no result is written: the run is not this Batch job's"; finish 125; }
     send_result || { say "the result could not be uploaded; giving up"; RUNNER_EXIT=125; }
     finish "$RUNNER_EXIT"
 }

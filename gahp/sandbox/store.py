@@ -26,7 +26,7 @@ _TRANSFER = TransferConfig(multipart_threshold=MULTIPART, multipart_chunksize=MU
 _PASSING = {
     "RequestTimeout", "RequestTimeoutException", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded",
     "TooManyRequestsException", "InternalError", "ServiceUnavailable", "Busy", "OperationAborted", "BadDigest",
-    "IncompleteBody", "PriorRequestNotComplete",
+    "IncompleteBody", "PriorRequestNotComplete", "ConditionalRequestConflict",
 }  # fmt: skip
 # The credentials, not what they may do. As with Batch: better ones may come, and what has ended need not run again for them.
 _CREDENTIALS = {
@@ -70,6 +70,22 @@ class Store:
         """Store `body` under `key` in one request; a reader sees all of it or nothing."""
         with self._errors("write"):
             self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=body)
+
+    def put_new(self, key: str, body: bytes) -> bool:
+        """Store `body` under `key` if nothing is there; whether it did. Where there is no conditional write it looks first."""
+        with self._errors("write"):
+            try:
+                self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=body, IfNoneMatch="*")
+                return True
+            except botocore.exceptions.ClientError as error:
+                if _code(error) in ("PreconditionFailed", "412"):
+                    return False
+                if _code(error) != "NotImplemented":
+                    raise
+        if self.stat(key) is not None:
+            return False
+        self.put(key, body)
+        return True
 
     def put_blob(self, key: str, content: IO[bytes], size: int, digest: str) -> None:
         """Store the file `content` of `size` bytes, in parts above MULTIPART. In one part S3 itself checks the SHA-256."""

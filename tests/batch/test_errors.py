@@ -35,6 +35,14 @@ def answer(status, code, message="why"):
         (aws.ReadTimeoutError(endpoint_url="http://x"), Unsure),
         (aws.ConnectionClosedError(endpoint_url="http://x"), Unsure),
         (ConnectionResetError(104, "reset"), Unsure),
+        (answer(408, "RequestTimeout"), Unsure),
+        (answer(302, "302"), Unsure),
+        # What botocore makes of a reply that something on the way has mangled, and what ends any call when memory is short.
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), Unsure),
+        (AttributeError("'list' object has no attribute 'get'"), Unsure),
+        (TypeError("'NoneType' object is not iterable"), Unsure),
+        (RuntimeError("can't start new thread"), Unsure),
+        (MemoryError(), Unsure),
         (aws.ParamValidationError(report="bad"), Refused),
     ],
 )

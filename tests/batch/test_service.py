@@ -3,7 +3,7 @@
 import uuid
 
 import pytest
-from botocore.exceptions import ReadTimeoutError
+from botocore.exceptions import ClientError, ReadTimeoutError
 
 from gahp.batch import Batch, Throttled, Unsure
 from gahp.local import LocalAws
@@ -159,3 +159,36 @@ def test_a_lost_answer_about_the_queue_is_no_lost_submit():
     with pytest.raises(Transient) as raised:
         Batch(Client(), definition="d").submit(REQUEST, name="n", queue="q", environment={})
     assert not isinstance(raised.value, Unsure)
+
+
+@pytest.mark.parametrize("reply", [{}, {"jobId": None}, {"jobId": ""}])
+def test_a_reply_without_a_job_id_leaves_open_whether_batch_has_the_job(reply):
+    class Client:
+        def describe_job_queues(self, *, jobQueues):
+            return {"jobQueues": []}
+
+        def submit_job(self, **parameters):
+            return reply
+
+    with pytest.raises(Unsure, match="the reply for n has no job id"):
+        Batch(Client(), definition="d").submit(REQUEST, name="n", queue="q", environment={})
+
+
+def test_where_jobs_cannot_be_ended_together_they_are_ended_one_by_one():
+    class Client:
+        together, ended = 0, []
+
+        def terminate_jobs(self, *, jobs, reason):
+            self.together += 1
+            raise ClientError(
+                {"Error": {"Code": "UnknownOperationException"}, "ResponseMetadata": {"HTTPStatusCode": 404}}, "TerminateJobs"
+            )
+
+        def terminate_job(self, *, jobId, reason):
+            self.ended.append(jobId)
+            return {}
+
+    client = Client()
+    batch = Batch(client, definition="d")
+    assert batch.terminate_many(["a", "b"], "why") == batch.terminate_many(["c", "d"], "why") == {}
+    assert (client.ended, client.together) == (["a", "b", "c", "d"], 1)

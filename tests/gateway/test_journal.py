@@ -143,6 +143,72 @@ def test_runs_of_a_gahp_that_was_killed_are_adopted_by_one_other_only(tmp_path):
     assert [name for name in os.listdir(state) if name.startswith("owner-")] == []
 
 
+LIVE_GAHP = """
+    import os, signal, sys
+    from gahp import history
+    from gahp.journal import Journal, Run
+    from gahp.model import JobRequest
+    journal = Journal({state!r})
+    def add(name):
+        run = Run(name=name, directory=name, digest="", generation=0, created=1.0)
+        journal.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
+    add("before")
+    history.tally({state!r})
+    print("open", flush=True)
+    sys.stdin.readline()
+    add("after")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+OTHERS = {
+    "an older GAHP that ends in good order": """
+        from gahp.journal import Journal
+        journal = Journal({state!r})
+        print("open", flush=True)
+        sys.stdin.readline()
+        journal.close()
+    """,
+    "a command that looks into the journal": """
+        print("open", flush=True)
+        sys.stdin.readline()
+        from gahp.journal import Journal
+        journal = Journal({state!r})
+        journal.find("before")
+        journal.close()
+    """,
+    "a person with SQLite's shell": """
+        print("open", flush=True)
+        sys.stdin.readline()
+        import sqlite3
+        connection = sqlite3.connect({state!r} + "/journal.sqlite")
+        connection.execute("SELECT * FROM runs").fetchall()
+        connection.close()
+    """,
+}
+
+
+def start(program, state):
+    text = "import sys\n" + textwrap.dedent(program).format(state=state)
+    process = subprocess.Popen([sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "open\n"
+    return process
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_a_gahp_writes_behind_the_end_of_another_user_of_its_journal_is_not_lost(tmp_path, other):
+    """Who closes a database last deletes its log: nobody may take himself for the last while a GAHP lives."""
+    state = str(tmp_path)
+    second = start(OTHERS[other], state)
+    gahp = start(LIVE_GAHP, state)
+    second.communicate("end\n")
+    assert second.returncode == 0
+    gahp.communicate("go on\n")
+    journal = Journal(state)
+    try:
+        assert {run.name for run in journal.adopt()} == {"before", "after"}
+    finally:
+        journal.close()
+
+
 def test_runs_that_two_gahps_find_at_the_same_time_go_to_one_of_them(tmp_path):
     """The dead one ended in good order, so no lock of its own decides between its heirs."""
     dead = Journal(str(tmp_path))

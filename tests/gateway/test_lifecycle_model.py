@@ -1,9 +1,10 @@
 """The life of jobs as a state machine: a gridmanager, a GAHP and AWS Batch as actors, and a crash at any step.
 
 The GAHP is the real one (Gateway, Runs, next_step, MOVES, Journal with its SQL), with its threads taken away: tasks, commits and
-sweeps happen when the machine says so, in any order. Held true at every moment: a submission has one Batch job at the most, and
-of one JobDirectory one copy runs at the most. Held true at the end, when everybody does what is left to do: every job that is
-wanted has completed, and nothing runs that is not.
+sweeps happen when the machine says so, in any order. Held true at every moment: a submission has one Batch job at the most,
+unless its request came, or was listed, later than the settling time; of one JobDirectory one copy runs at the most; and none
+begins when its run is over. Held true at the end, when everybody does what is left to do: every job that is wanted
+has completed, and nothing runs that is not.
 """
 
 import os
@@ -74,6 +75,7 @@ class StepJournal(Journal):
         self._reader.close()
         self._writer.close()
         os.close(self._lock)
+        os.close(self._used)
 
 
 class StepLane:
@@ -91,46 +93,58 @@ class StepLane:
 
 
 class FakeBatch:
-    """What AWS Batch knows. ListJobs shows a job LAG_S after it was made; a reply can be lost on the way there or back."""
+    """What AWS Batch knows. ListJobs shows a job LAG_S after it was made; a reply can be lost on the way there or back. Or the
+    request arrives at any time later (`late`), or its job is listed only long after the settling time (`unlisted`)."""
 
     def __init__(self, world):
         self.world = world
         self.jobs = {}  # id: (name, directory, time, BatchJob); of a child of an array: the name that it would have alone
         self.arrays = {}  # id: (name, time)
+        self.under_way = []  # requests that arrive late
+        self.late = set()  # ids that may be a second one for their submission
         self.lose = ""
 
     def submit(self, request, *, name, queue, environment, size=1):
         self.world.point()
         lose, self.lose = self.lose, ""
-        if lose == "there":
+        members = [(name, request.directory)] if size == 1 else self.world.sandbox.packs[name]
+        assert len(members) == size
+        assert size > 1 or name in self.world.sandbox.singles
+        if lose == "late":
+            self.under_way.append((name, members))
+        if lose in ("there", "late"):
             raise Unsure("lost")
-        job_id = f"id{len(self.jobs)}"
-        if size > 1:
-            members = self.world.sandbox.packs[name]
-            assert len(members) == size
-            self.arrays[job_id] = (name, self.world.now)
-            for index, (child, directory) in enumerate(members):
-                made = BatchJob(f"{job_id}:{index}", child, "RUNNABLE")
-                self.jobs[made.id] = (child, directory, self.world.now, made)
-        else:
-            assert name in self.world.sandbox.singles
-            self.jobs[job_id] = (name, request.directory, self.world.now, BatchJob(job_id, name, "RUNNABLE"))
+        job_id = self.make(name, members, late=lose == "unlisted")
         self.world.point()
-        if lose == "back":
+        if lose in ("back", "unlisted"):
             raise Unsure("lost")
         return job_id
 
+    def make(self, name, members, late):
+        job_id = f"id{len(self.jobs)}"
+        listed = self.world.now + (LAG_S if not late else 3 * SETTLE_S)
+        if len(members) > 1:
+            self.arrays[job_id] = (name, listed)
+        for index, (child, directory) in enumerate(members):
+            made = BatchJob(job_id if len(members) == 1 else f"{job_id}:{index}", child, "RUNNABLE")
+            self.jobs[made.id] = (child, directory, listed, made)
+            self.late |= {made.id} if late else set()
+        return job_id
+
+    def arrive(self):
+        self.make(*self.under_way.pop(0), late=True)
+
     def find(self, name, queue):
         self.world.point()
-        return next((i for n, i, made in self.top() if n == name and self.world.now - made >= LAG_S), "")
+        return next((i for n, i in self.named(name, queue)), "")
 
     def top(self):
         """What ListJobs sees by name: no children."""
-        yield from ((n, i, made) for i, (n, _, made, _) in self.jobs.items() if ":" not in i)
-        yield from ((n, i, made) for i, (n, made) in self.arrays.items())
+        yield from ((n, i, listed) for i, (n, _, listed, _) in self.jobs.items() if ":" not in i)
+        yield from ((n, i, listed) for i, (n, listed) in self.arrays.items())
 
     def named(self, name, queue):
-        return [(n, i) for n, i, _ in self.top() if n == name]
+        return [(n, i) for n, i, listed in self.top() if n == name and self.world.now >= listed]
 
     def describe(self, ids):
         ids = list(ids)
@@ -160,14 +174,28 @@ class FakeBatch:
         more.setdefault("started", job.started)
         self.jobs[job_id] = (name, directory, made, BatchJob(job_id, name, status, attempts=job.attempts, **more))
 
+    def begin(self, job_id):
+        """What the runner does first: it claims its submission, or ends."""
+        if self.world.sandbox.claims.setdefault(self.jobs[job_id][0], job_id) == job_id:
+            run = self.world.journal.find("-".join(self.jobs[job_id][0].split("-")[:3]))
+            assert not run.state.final, f"{job_id} begins although its run is over"
+            self.set(job_id, "RUNNING", started=self.world.now)
+        else:
+            self.set(job_id, "FAILED", started=self.world.now, exit_code=125)
+
     def having(self, *statuses):
         return sorted(i for i, entry in self.jobs.items() if entry[3].status in statuses)
+
+
+def submission_name(run, submission):
+    return run if submission == 0 else f"{run}-{submission}"
 
 
 class FakeSandbox:
     def __init__(self, world):
         self.world = world
         self.packs, self.singles = {}, set()
+        self.claims = {}  # name of a submission: id of the Batch job that may run, "": none may
 
     def run_url(self, run):
         return run
@@ -176,7 +204,7 @@ class FakeSandbox:
 
     def prepare(self, run, request, record, submission, sends):
         self.world.point()
-        return f"{run if submission == 0 else f'{run}-{submission}'} {request.directory}".encode()
+        return f"{submission_name(run, submission)} {request.directory}".encode()
 
     def put(self, run, part):
         self.world.point()
@@ -191,11 +219,17 @@ class FakeSandbox:
 
     def claimant(self, run, submission):
         self.world.point()
-        return ""
+        return self.claims.get(submission_name(run, submission), "")
+
+    def revoke(self, run, submission):
+        self.world.point()
+        claimant = self.claims.setdefault(submission_name(run, submission), "")
+        self.world.point()
+        return claimant
 
     def collect(self, run, submission, request, believe):
         self.world.point()
-        name = run if submission == 0 else f"{run}-{submission}"
+        name = submission_name(run, submission)
         done = [e for e in self.world.batch.jobs.values() if e[0] == name and e[3].status == "SUCCEEDED"]
         return Outcome(exit_code=0) if done else None
 
@@ -382,9 +416,31 @@ class Lifecycle(RuleBasedStateMachine):
 
     # AWS Batch
 
-    @rule(way=st.sampled_from(["there", "back"]))
+    @rule(way=st.sampled_from(["there", "back", "late", "unlisted"]))
     def lose_a_reply(self, way):
         self.batch.lose = way
+
+    @rule(
+        directory=st.sampled_from(DIRECTORIES),
+        way=st.sampled_from(["late", "unlisted"]),
+        verb=st.sampled_from(["cancel", "hold"]),
+    )
+    def lose_a_request_and_change_ones_mind(self, directory, way, verb):
+        self.batch.lose = way
+        self.submit(directory)
+        for _ in range(20):
+            self.work(0)
+            self.commit()
+            self.now += 0.3
+            if not self.batch.lose:
+                break
+        self.save(directory)
+        self.cancel(directory) if verb == "cancel" else self.hold_or_resume(directory, "hold")
+
+    @precondition(lambda self: self.batch.under_way)
+    @rule()
+    def a_late_request_arrives(self):
+        self.batch.arrive()
 
     @rule(seconds=st.sampled_from([1.0, 3.0, 20.0]))
     def time_passes(self, seconds):
@@ -394,7 +450,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(number=st.integers(0, 5))
     def begin_job(self, number):
         able = self.batch.having("RUNNABLE")
-        self.batch.set(able[number % len(able)], "RUNNING", started=self.now)
+        self.batch.begin(able[number % len(able)])
 
     @precondition(lambda self: self.batch.having("RUNNING"))
     @rule(number=st.integers(0, 5), status=st.sampled_from(["SUCCEEDED", "RUNNABLE"]))
@@ -406,7 +462,9 @@ class Lifecycle(RuleBasedStateMachine):
 
     @invariant()
     def one_batch_job_for_each_submission(self):
-        names = [entry[0] for entry in self.batch.jobs.values()] if hasattr(self, "batch") else []
+        if not hasattr(self, "batch"):
+            return
+        names = [entry[0] for job_id, entry in self.batch.jobs.items() if job_id not in self.batch.late]
         assert len(names) == len(set(names)), names
 
     @invariant()
@@ -420,7 +478,10 @@ class Lifecycle(RuleBasedStateMachine):
             return
         try:
             self.crash_in, self.batch.lose = None, ""
-            for _ in range(60):
+            for number in range(100):
+                if number == 60:  # when all runs are over
+                    while self.batch.under_way:
+                        self.batch.arrive()
                 self.one_round()
             for directory, wish in self.wishes.items():
                 assert wish.completed or not wish.wanted, f"{directory} was lost"
@@ -453,7 +514,7 @@ class Lifecycle(RuleBasedStateMachine):
         for job_id in self.batch.having("RUNNING"):
             self.batch.set(job_id, "SUCCEEDED")
         for job_id in self.batch.having("RUNNABLE"):
-            self.batch.set(job_id, "RUNNING", started=self.now)
+            self.batch.begin(job_id)
 
 
 class PackedLifecycle(Lifecycle):

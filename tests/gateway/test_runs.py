@@ -59,7 +59,7 @@ class FakeBatch:
 
     def terminate(self, job_id, reason):
         self._called("terminate", job_id)
-        self.set(job_id, status="FAILED", terminated=True)
+        self.set(job_id, status="FAILED", terminated=True, status_reason=reason)
 
     def terminate_many(self, ids, reason):
         for job_id in ids:
@@ -94,6 +94,9 @@ class FakeSandbox:
 
     def claimant(self, run, submission):
         return self.claims.get((run, submission), "")
+
+    def revoke(self, run, submission):
+        return self.claims.setdefault((run, submission), "")
 
     def prepare(self, run, request, record, submission, sends):
         if self.fail:
@@ -758,3 +761,167 @@ def test_nobody_waits_for_the_journal_on_its_own_thread_or_with_the_lock(tmp_pat
         assert Guarded.faults == []
     finally:
         world.close()
+
+
+def test_a_start_at_which_the_disk_fails_half_way_still_goes_on_with_the_runs_that_it_took_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_ADOPT_EVERY_S", 0.05)
+    left = Journal(str(tmp_path))
+    run = Run(name="1-0-a", directory="d", digest="", generation=0, queue="q", created=1.0)
+    left.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
+    left.close()
+    asked, mine = [JournalProblem("disk I/O error")], Journal.mine
+
+    def fail_once(journal):
+        if asked:
+            raise asked.pop()
+        return mine(journal)
+
+    monkeypatch.setattr(Journal, "mine", fail_once)
+    world = World(tmp_path)
+    world.until(lambda: world.batch.count("submit") == 1)
+    assert asked == []
+    world.close()
+
+
+def come_late(world, job_id, name, submission=0):
+    """A request that was given up arrives: its job runs, unless its claim is taken."""
+    claimed = world.sandbox.claims.setdefault((name, submission), job_id)
+    world.batch.set(job_id, **({"status": "RUNNING", "started": 5.0} if claimed == job_id else {"status": "FAILED"}))
+
+
+def lost_and_unlisted(world, way, wanted):
+    """A run whose SubmitJob is not seen to arrive, and of which HTCondor wants something else meanwhile."""
+    world.batch.lost = [way]
+    world.batch.hidden = {"id-1-0-a"}
+    run = world.add()
+    world.until(lambda: world.batch.count("find") >= 1)
+    return run, world.runs.want(run.name, wanted)
+
+
+def test_a_removed_run_whose_request_arrives_after_all_does_not_run(world):
+    run, removed = lost_and_unlisted(world, "before", Wanted.REMOVE)
+    world.until(lambda: run.state is RunState.REMOVED)
+    assert removed.result(10) is None
+    come_late(world, "late", "1-0-a")
+    assert world.batch.jobs["late"].status == "FAILED"
+
+
+def test_a_removed_run_that_batch_lists_too_late_is_ended_by_its_claim(world):
+    run, removed = lost_and_unlisted(world, "after", Wanted.REMOVE)
+    world.batch.set("id-1-0-a", status="RUNNING", started=5.0)
+    world.sandbox.claims[("1-0-a", 0)] = "id-1-0-a"
+    world.until(lambda: run.state is RunState.REMOVED)
+    assert removed.result(10) is None
+    assert world.batch.jobs["id-1-0-a"].terminated
+
+
+def test_a_removal_that_comes_when_the_name_has_been_given_up_ends_what_has_the_claim(world, monkeypatch):
+    gate, put = threading.Event(), world.batch.submit
+    world.batch.lost = ["after"]
+    world.batch.hidden = {"id-1-0-a"}
+    monkeypatch.setattr(world.batch, "submit", lambda *a, **k: put(*a, **k) if gate.is_set() or world.batch.lost else throttle())
+
+    def throttle():
+        raise Throttled("slow down")
+
+    run = world.add()
+    world.until(lambda: run.state is RunState.STAGED and run.sends == 1)
+    come_late(world, "id-1-0-a", "1-0-a")
+    world.runs.want(run.name, Wanted.REMOVE)
+    world.until(lambda: run.state is RunState.REMOVED)
+    assert world.batch.jobs["id-1-0-a"].terminated
+
+
+def test_a_removal_of_a_pack_that_was_given_up_is_answered_when_its_late_copy_cannot_run_any_more(world):
+    run = Run(name="1-0-a", directory="d", digest="", generation=0, queue="q", created=1.0, sends=1, earlier="p:0")
+    world.journal.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
+    refuse, answered = [Transient("S3 is away")] * 3, []
+    revoke = world.sandbox.revoke
+
+    def fail(name, submission):
+        answered.append(removed.done())
+        if refuse:
+            raise refuse.pop()
+        return revoke(name, submission)
+
+    world.sandbox.revoke = fail
+    world.sandbox.fail = [Transient("no upload yet")] * 10_000
+    world.runs.add(run)
+    removed = world.runs.want(run.name, Wanted.REMOVE)
+    removed.result(20)
+    assert answered == [False] * 4
+    come_late(world, "p:0", "1-0-a")
+    assert world.batch.jobs["p:0"].status == "FAILED"
+
+
+def test_a_held_run_whose_request_arrives_after_all_does_not_run_and_its_next_submission_does(world):
+    run, held = lost_and_unlisted(world, "before", Wanted.HOLD)
+    held.result(20)
+    assert (run.state, run.sends) == (RunState.SUSPENDED, 1)
+    come_late(world, "late", "1-0-a")
+    assert world.batch.jobs["late"].status == "FAILED"
+    world.runs.want(run.name, Wanted.RUN).result(10)
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    assert (run.submission, run.native_id) == (1, "id-1-0-a-1")
+    assert ("1-0-a", 1) not in world.sandbox.claims
+
+
+def test_a_hold_of_a_run_that_batch_runs_without_listing_it_is_refused(world):
+    run, held = lost_and_unlisted(world, "after", Wanted.HOLD)
+    world.batch.set("id-1-0-a", status="RUNNING", started=5.0)
+    world.sandbox.claims[("1-0-a", 0)] = "id-1-0-a"
+    with pytest.raises(Refused, match="has started on AWS Batch and cannot be held"):
+        held.result(20)
+    assert (run.state, run.wanted) == (RunState.SUBMITTED, Wanted.RUN)
+    assert not world.batch.jobs["id-1-0-a"].terminated
+
+
+@pytest.mark.parametrize("fault", [None, Transient("no network")])
+def test_the_other_copy_of_a_run_is_ended_before_the_run_is_held(world, fault):
+    world.batch.lost = ["before"]
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.batch.fail["named"] = [fault] if fault else []
+    world.batch.jobs["late"] = BatchJob(id="late", name="1-0-a", status="RUNNABLE")
+    world.batch.cancel = lambda job_id, reason: world.batch.set(job_id, status="FAILED", cancelled=True)
+    world.runs.want(run.name, Wanted.HOLD).result(20)
+    assert run.state is RunState.SUSPENDED
+    assert world.batch.jobs["late"].terminated
+    assert world.sandbox.claims == {("1-0-a", 0): ""}
+
+
+def test_a_removal_that_comes_while_canceljob_is_under_way_ends_the_job_that_started_meanwhile(world):
+    gate, begun = threading.Event(), threading.Event()
+    world.batch.cancel = lambda job_id, reason: (begun.set(), gate.wait(10))
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.runs.want(run.name, Wanted.HOLD)
+    assert begun.wait(10)
+    world.batch.set("id-1-0-a", status="RUNNING", started=5.0)  # which CancelJob leaves alone
+    removed = world.runs.want(run.name, Wanted.REMOVE)
+    gate.set()
+    assert removed.result(10) is None
+    world.until(lambda: run.state is RunState.REMOVED)
+    assert world.batch.jobs["id-1-0-a"].terminated
+
+
+@pytest.mark.parametrize("trouble", [JournalProblem("disk full"), Transient("throttled")])
+def test_a_job_that_never_fits_is_held_with_the_reason_also_by_who_finds_it_ended_already(world, monkeypatch, trouble):
+    """As the next GAHP does, when this one dies between TerminateJob and its last write."""
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    finish = world.runs._finish
+
+    def fail(*arguments):
+        monkeypatch.setattr(world.runs, "_finish", finish)
+        raise trouble
+
+    monkeypatch.setattr(world.runs, "_finish", fail)
+    why = "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - The job asks for more than any host has."
+    world.batch.set("id-1-0-a", status="RUNNABLE", status_reason=why)
+    world.until(lambda: run.state.final)
+    assert run.state is RunState.HELD
+    assert run.report.hold_code is HoldCode.OUT_OF_RESOURCES
+    assert run.report.hold_reason == (
+        f"AWS Batch can never start the job: {why} Change request_memory, request_cpus or request_gpus."
+    )

@@ -1,5 +1,6 @@
 """What the journal tells of its runs, on real files: with a GAHP at work, with none, after a crash, old, newer, damaged."""
 
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -230,6 +231,21 @@ def test_a_log_without_its_index_is_read_from_a_copy(tmp_path):
     before = listing(tmp_path / "moved")
     assert only(tmp_path / "moved").name == "12-3-aaaa"
     assert listing(tmp_path / "moved") == before
+
+
+def test_who_has_the_journal_open_itself_keeps_its_locks_while_it_reads(journal, tmp_path):
+    """As the meter of a GAHP does. Another process that could lock the file for itself alone would delete its log."""
+    add(journal)
+    state = tmp_path / "state"
+    (state / "journal.sqlite-shm").rename(state / "hidden")
+    with contextlib.suppress(Refused):
+        history.tally(str(state))
+    lock_alone = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)"
+    tried = subprocess.run(
+        [sys.executable, "-c", lock_alone, state / "journal.sqlite"], check=False, stderr=subprocess.PIPE, text=True
+    )
+    (state / "hidden").replace(state / "journal.sqlite-shm")
+    assert "BlockingIOError" in tried.stderr
 
 
 def test_readers_see_whole_states_while_gahps_come_and_go(tmp_path):

@@ -123,6 +123,26 @@ class Site:
             (directory / name).symlink_to(place if place.exists() else shutil.which(name, path="/usr/bin:/bin"))
         return str(directory)
 
+    def spoiled(self, what: str, says: str, times: int = 99, wait_s: int = 0) -> str:
+        """A PATH with an s5cmd that fails so many times with what S3 `says`, in calls that have `what` in them."""
+        directory = self.iwd.parent / "spoiled"
+        directory.mkdir()
+        real = Path(self.tools["s5cmd"].partition(":")[0]) / "s5cmd"
+        (directory / "s5cmd").write_text(
+            f"""#!/bin/bash
+count=$(cat {directory}/count 2> /dev/null || echo 0)
+if [[ "$*" == *"{what}"* && $count -lt {times} ]]; then
+    echo $((count + 1)) > {directory}/count
+    sleep {wait_s}
+    echo "ERROR \\"$*\\": {says}" >&2
+    exit 1
+fi
+exec {real} "$@"
+"""
+        )
+        (directory / "s5cmd").chmod(0o755)
+        return f"{directory}:{self.tools['s5cmd']}"
+
     def environment(self, submission: int = 0, tool: str = "s5cmd", **more: str) -> dict[str, str]:
         return {
             "PATH": self.tools[tool],

@@ -7,6 +7,7 @@ import re
 import signal
 import stat
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,72 @@ def test_a_copy_that_finds_the_claim_of_another_job_ends_without_running_and_wit
     again = site.wait(site.start(AWS_BATCH_JOB_ID="first", AWS_BATCH_JOB_ATTEMPT="2"))
     assert again.code == 0
     assert f"runs/{site.run}/0/result" in site.keys(f"runs/{site.run}/0")
+
+
+@pytest.mark.parametrize("tool", ["s5cmd", "aws"])
+def test_a_copy_of_a_submission_that_has_been_revoked_ends_without_running(site: Site, tool: str) -> None:
+    site.sandbox.stage(site.run, site.request("echo ran > made"))
+    assert site.sandbox.revoke(site.run, 0) == ""
+    assert site.wait(site.start(tool=tool)).code == 125
+    assert site.keys(f"runs/{site.run}/0") == [f"runs/{site.run}/0/claim"]
+
+
+def first_ran(site: Site, script: str = "echo ran > made") -> bytes:
+    """The Batch job `first` has run the job; its result."""
+    site.sandbox.stage(site.run, site.request(script))
+    assert site.wait(site.start(AWS_BATCH_JOB_ID="first")).code == 0
+    return site.object("0/result")
+
+
+def test_a_claim_that_cannot_be_read_is_not_taken_for_absent_because_of_a_404_in_its_url(site: Site) -> None:
+    site.run = "14043-0-abc"
+    result = first_ran(site)
+    path = site.spoiled("/claim", "InternalError: We encountered an internal error. status code: 500", times=1)
+    second = site.wait(site.start(AWS_BATCH_JOB_ID="second", PATH=path))
+    assert second.code == 125
+    assert b"not run: the Batch job first has this submission" in second.errors
+    assert (site.sandbox.claimant(site.run, 0), site.object("0/result")) == ("first", result)
+
+
+@pytest.mark.parametrize("trouble", [{"GAHP_SCRATCH": "/no/such/directory"}, "SlowDown: status code: 503"])
+def test_a_copy_that_fails_before_it_could_claim_writes_nothing_over_the_result_of_the_one_that_ran(site: Site, trouble) -> None:
+    result = first_ran(site)
+    more = trouble if isinstance(trouble, dict) else {"PATH": site.spoiled("/claim", trouble)}
+    assert site.wait(site.start(AWS_BATCH_JOB_ID="second", **more)).code == 125
+    assert site.object("0/result") == result
+
+
+def test_a_copy_that_is_told_to_end_while_it_claims_writes_nothing_over_the_result_of_the_one_that_ran(site: Site) -> None:
+    result = first_ran(site)
+    path = site.spoiled("/claim", "cut off", times=1, wait_s=60)
+    second = site.start(AWS_BATCH_JOB_ID="second", PATH=path)
+    until = time.monotonic() + 30
+    while not (site.iwd.parent / "spoiled/count").exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    second.send_signal(signal.SIGTERM)
+    assert site.wait(second).code == 125
+    assert site.object("0/result") == result
+
+
+@pytest.mark.parametrize(("sends", "told"), [("1", True), ("2", False)])
+def test_a_job_role_that_may_not_read_is_told_where_no_other_copy_can_be(site: Site, sends: str, told: bool) -> None:
+    request = site.request("echo ran")
+    site.sandbox.stage(site.run, request)
+    path = site.spoiled("/claim", "AccessDenied: Access Denied status code: 403")
+    assert site.wait(site.start(PATH=path, GAHP_SENDS=sends)).code == 125
+    outcome = site.sandbox.collect(site.run, 0, request)
+    assert (outcome is not None and outcome.message.startswith("The container cannot claim the run")) is told
+
+
+def test_a_container_without_a_place_to_work_in_is_told_by_the_copy_that_claims_the_run(site: Site) -> None:
+    request = site.request("echo ran")
+    site.sandbox.stage(site.run, request)
+    assert site.wait(site.start(GAHP_SCRATCH="/no/such/directory")).code == 125
+    outcome = site.sandbox.collect(site.run, 0, request)
+    assert outcome is not None
+    assert outcome.message.startswith("The container has no directory to work in")
+    assert site.sandbox.claimant(site.run, 0)
 
 
 def test_of_copies_that_were_sent_twice_and_start_at_once_one_runs(site: Site) -> None:

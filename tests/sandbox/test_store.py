@@ -330,6 +330,32 @@ def test_discard_deletes_all_of_a_run_and_nothing_else(site: Site, client, new_s
     assert paged.count("list") == 3
 
 
+class Unconditional:
+    """A store that knows no conditional write."""
+
+    def __init__(self, client: object) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str):
+        return getattr(self._client, name)
+
+    def put_object(self, **arguments: object):
+        if "IfNoneMatch" in arguments:
+            raise refusal_of("NotImplemented", 501)
+        return self._client.put_object(**arguments)
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_a_submission_can_be_claimed_for_nobody_but_not_taken_from_who_has_it(
+    site: Site, client, new_sandbox, conditional: bool
+) -> None:
+    sandbox = site.sandbox if conditional else new_sandbox(site.prefix, other=Unconditional(client))
+    site.put("1/claim", b"first:7")
+    assert sandbox.revoke(site.run, 1) == sandbox.claimant(site.run, 1) == "first:7"
+    assert sandbox.revoke(site.run, 0) == sandbox.revoke(site.run, 0) == sandbox.claimant(site.run, 0) == ""
+    assert site.object("0/claim") == b"revoked"
+
+
 def test_a_probe_leaves_nothing(site: Site) -> None:
     site.sandbox.probe()
     assert site.keys() == []

@@ -175,6 +175,24 @@ def test_a_second_attempt_does_not_run_a_job_that_has_ended(site: Site) -> None:
     assert site.sandbox.collect(site.run, 0, request) == first
 
 
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_second_attempt_does_not_run_a_job_of_whose_first_s3_does_not_say_whether_it_has_ended(site: Site, times: int) -> None:
+    count = site.iwd.parent / "count"
+    request = site.request(f"echo run >> {count}; exit 7")
+    first, _ = site.execute(request)
+    path = site.spoiled("/result", "SlowDown: Please reduce your request rate. status code: 503", times=times)
+    ended = site.wait(site.start(AWS_BATCH_JOB_ATTEMPT="2", PATH=path))
+    assert (ended.code, count.read_text()) == (7 if times == 1 else 125, "run\n")
+    assert site.sandbox.collect(site.run, 0, request) == first
+
+
+def test_a_second_attempt_runs_a_job_whose_result_is_not_whole(site: Site) -> None:
+    request = site.request("exit $((6 + AWS_BATCH_JOB_ATTEMPT))")
+    site.execute(request)
+    site.put("0/result", site.object("0/result")[:1200])
+    assert site.wait(site.start(AWS_BATCH_JOB_ATTEMPT="2")).code == 8
+
+
 def test_a_second_attempt_runs_a_job_whose_first_was_terminated(site: Site) -> None:
     outcome, _ = terminated(site, "[ $AWS_BATCH_JOB_ATTEMPT = 2 ] && exit 5; touch FLAG; sleep 100")
     assert (outcome.terminated, outcome.attempt) == (True, 1)
@@ -231,9 +249,16 @@ def test_no_place_to_work_in_is_a_stage_in_failure(site: Site) -> None:
     assert "The container has no directory to work in: " in outcome.message and "/no/such/place" in outcome.message
 
 
+def test_a_bucket_that_is_not_there_ends_it_with_125_before_anything_runs(site: Site) -> None:
+    site.sandbox.stage(site.run, site.request("echo ran"))
+    ended = site.wait(site.start(GAHP_RUN_URL="s3://no-such-bucket-here/runs/x"))
+    assert (ended.code, ended.log) == (125, b"")
+    assert b"it can neither read nor write s3://no-such-bucket-here/runs/x/0/claim" in ended.errors
+
+
 def test_a_result_that_cannot_be_uploaded_ends_with_125(site: Site) -> None:
     site.sandbox.stage(site.run, site.request("exit 0"))
-    ended = site.wait(site.start(GAHP_RUN_URL="s3://no-such-bucket-here/runs/x"))
+    ended = site.wait(site.start(PATH=site.spoiled("/result", "SlowDown: status code: 503")))
     assert ended.code == 125
     assert b"the result could not be uploaded" in ended.errors
 

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 
 import pytest
@@ -223,3 +224,64 @@ def test_a_person_who_asks_for_help_is_told_where_to_go(environment):
     ran = subprocess.run([GAHP, "--help"], env=environment, capture_output=True, text=True, check=True)
     assert "condor_awsbatch shell" in ran.stdout
     assert subprocess.run([GAHP, "--wrong"], env=environment, capture_output=True, check=False).returncode == 2
+
+
+SITE = {
+    "PYTHONUTF8": "1",  # else it would start itself anew, with nothing replaced
+    "_CONDOR_AWSBATCH_JOB_QUEUE": "q",
+    "_CONDOR_AWSBATCH_JOB_DEFINITION": "d",
+    "_CONDOR_AWSBATCH_S3_URL": "s3://bucket/p",
+    "_CONDOR_AWSBATCH_REGION": "us-east-1",
+    "_CONDOR_AWSBATCH_ENDPOINT_URL": "http://127.0.0.1:9",  # nobody is there
+    "AWS_ACCESS_KEY_ID": "k",
+    "AWS_SECRET_ACCESS_KEY": "s",
+}
+
+
+def run_patched(environment, program, data=b""):
+    """The program with something in it replaced."""
+    text = textwrap.dedent(program) + "\nimport sys; sys.argv[1:] = []; server.main()"
+    return subprocess.run(
+        [sys.executable, "-c", text], input=data, env={**environment, **SITE}, capture_output=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("where", ["gateway.Gateway", "Meter"])
+def test_a_start_that_fails_half_way_ends_the_program_and_its_ownership_of_runs(environment, where):
+    """Runs that it has taken over would else be owned by a process that lives and does nothing for them."""
+    program = f"""
+        import os, time
+        from gahp import gateway, server
+        from gahp.meter import Meter
+        def fail(self):
+            raise RuntimeError("can't start new thread")
+        {where}.start = fail
+        server.Server.run = lambda self: (time.sleep(20), os._exit(0))
+    """
+    assert run_patched(environment, program).returncode == 1
+
+
+def test_the_ownership_of_its_runs_is_the_last_thing_that_a_gahp_gives_back(environment):
+    """Its threads are still at work on them, and another GAHP would be too."""
+    program = """
+        import logging, os, time
+        from gahp import server
+        from gahp.gateway import Gateway
+        from gahp.journal import Journal
+        from gahp.meter import Meter
+        def tell(owner, name):
+            function = getattr(owner, name)
+            def told(*arguments):
+                os.write(2, f"{getattr(owner, '__name__')}.{name} ".encode())
+                return function(*arguments)
+            setattr(owner, name, told)
+        for owner, name in ((Gateway, "stop"), (Meter, "close"), (logging, "shutdown"), (Journal, "close"), (os, "_exit")):
+            tell(owner, name)
+        def run(server):
+            while server._service.ready is None:
+                time.sleep(0.01)
+        server.Server.run = run
+    """
+    words = run_patched(environment, program).stderr.decode().split()
+    assert words.index("Meter.close") < words.index("logging.shutdown") < words.index("Journal.close")
+    assert words[-2:] == ["Journal.close", "os._exit"]
