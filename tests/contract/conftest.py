@@ -115,7 +115,7 @@ class Account:
 
 @contextlib.contextmanager
 def entities(folder: Path, clients: Clients, prefix: str, image: str) -> Iterator[create.Created]:
-    """Entities of the prefix on Fargate, for as long as the block, and removed however it ends."""
+    """Entities of the prefix on Fargate, for as long as the block, and removed however it ends; none was there before."""
     document = json.loads((CONF / "fargate-job-definition.json").read_text())
     container = document["containerProperties"]
     container["image"] = image
@@ -133,6 +133,13 @@ def entities(folder: Path, clients: Clients, prefix: str, image: str) -> Iterato
         with_roles=True,
         default_vpc=True,
     )
+    if there := delete.survey(asked, clients, Report()).lines():
+        pytest.exit(
+            f"Of the prefix {prefix} there is something in {clients.region} already: {'; '.join(map(str.strip, there))}. Nothing "
+            f"was touched. Is it left of an earlier run: condor_awsbatch delete --prefix {prefix} --region {clients.region}. If "
+            "not: take another AWSBATCH_TEST_PREFIX.",
+            returncode=3,
+        )
     try:
         yield create.create(asked, clients, Report())
     finally:
@@ -142,6 +149,8 @@ def entities(folder: Path, clients: Clients, prefix: str, image: str) -> Iterato
 @pytest.fixture(scope="session")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     folder = tmp_path_factory.mktemp("contract")
+    if PREFIX and os.environ.get("PYTEST_XDIST_WORKER"):
+        pytest.exit("A real account has one process for the contract: leave -n away, or use make test-aws.", returncode=3)
     if PREFIX:
         clients = Clients()
         with entities(folder, clients, PREFIX, IMAGE or PUBLIC_IMAGE) as made:
