@@ -91,6 +91,81 @@ def test_what_aws_does_not_let_be_changed_is_refused_with_what_to_do(bench):
     assert "another computeEnvironmentName" in text
 
 
+def _environment_role(bench, name):
+    """A role for AWS Batch that somebody has made."""
+    return bench.clients("iam").create_role(RoleName=name, AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+
+
+def test_another_service_role_of_the_account_takes_the_place_of_a_wrong_one(bench):
+    bench.create()
+    right = _environment_role(bench, "RightRole")
+    bench.edit("sample-compute-env.json", lambda document: document.update(serviceRole=right))
+    bench.create()
+    assert bench.environment()["serviceRole"] == right
+    bench.delete()
+    bench.clients("iam").delete_role(RoleName="RightRole")
+
+
+def test_aws_own_service_role_cannot_be_changed_for_another(bench):
+    def modern(document):
+        del document["serviceRole"], document["computeResources"]["bidPercentage"]
+
+    bench.edit("sample-compute-env.json", modern)
+    bench.create()
+    role = _environment_role(bench, "OtherRole")
+    bench.edit("sample-compute-env.json", lambda document: document.update(serviceRole=role))
+    assert "does not let serviceRole of the compute environment" in bench.refused()
+    bench.clients("iam").delete_role(RoleName="OtherRole")
+
+
+def test_what_the_file_no_longer_names_stays_and_that_is_said(bench):
+    bench.create()
+    bench.edit("sample-job-queue.json", lambda document: document.pop("state"))
+    bench.create()
+    said = f"Noted that the file of the job queue {bench.prefix}-job-queue is another one: what it no longer names stays as it is"
+    assert said in bench.said.lines
+    assert bench.queue()["state"] == "ENABLED"
+    assert bench.create().changes == 0
+
+
+@pytest.mark.parametrize("name", ["sample-job-definition", "sample-compute-env", "sample-job-queue"])
+def test_tags_that_the_file_has_now_are_set_and_others_stay(bench, name):
+    bench.edit(f"{name}.json", lambda document: document.update(tags={"kept": "1"}))
+    bench.create()
+    bench.edit(f"{name}.json", lambda document: document.update(tags={"team": "lab"}))
+    assert bench.create().changes == 1
+    assert any(line.startswith("Changed the tags of the ") and line.endswith(": team") for line in bench.said.lines)
+    found = {"definition": lambda: bench.definitions()[-1], "env": bench.environment, "queue": bench.queue}
+    tags = found[name.rpartition("-")[2]]()["tags"]
+    assert (tags["team"], tags["kept"], tags[PREFIX_TAG]) == ("lab", "1", bench.prefix)
+    assert bench.create().changes == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "where"),
+    [
+        (
+            "job-queue",
+            {"computeEnvironmentOrder": [{"order": 1, "computeEnvironment": f"arn:aws:batch:eu-west-1:{ACCOUNT}:any/x"}]},
+            "computeEnvironmentOrder[0].computeEnvironment",
+        ),
+        ("compute-env", {"serviceRole": "arn:aws:iam::210987654321:role/x"}, "serviceRole"),
+        ("compute-env", {"serviceRole": f"arn:aws-cn:iam::{ACCOUNT}:role/x"}, "serviceRole"),
+    ],
+)
+def test_an_arn_in_a_file_that_is_of_another_region_account_or_partition_is_refused(bench, name, change, where):
+    path = bench.edit(f"sample-{name}.json", lambda document: document.update(change))
+    text = bench.refused()
+    assert text.startswith(f"{path}: {where} is arn:aws") and f"is not of {REGION} of account {ACCOUNT}" in text
+    assert bench.survey().lines() == []
+
+
+def test_an_arn_that_a_job_gets_as_a_variable_may_be_of_anywhere(bench):
+    variables = [{"name": "QUEUE", "value": "arn:aws:batch:eu-west-1:210987654321:job-queue/x"}]
+    bench.edit("sample-job-definition.json", lambda document: document["containerProperties"].update(environment=variables))
+    assert bench.create().job_definition.made
+
+
 def test_an_environment_of_aws_own_role_and_a_newer_strategy_takes_other_instance_types(bench):
     def modern(document):
         del document["serviceRole"], document["computeResources"]["bidPercentage"]

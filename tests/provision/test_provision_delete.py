@@ -193,3 +193,11 @@ def test_an_update_survives_another_create_with_the_same_files(bench):
 def test_there_has_to_be_something_to_update(bench, fields):
     with pytest.raises(Refused, match=rf"tag of the prefix {re.escape(bench.prefix)}"):
         change(bench, **fields)
+
+
+def test_a_definition_without_an_image_is_told(bench, monkeypatch):
+    several = {"jobDefinitionName": "d", "revision": 2, "jobDefinitionArn": "d:2", "tags": {PREFIX_TAG: bench.prefix}}
+    monkeypatch.setattr(update.entities, "all_of", lambda *_: [{**several, "nodeProperties": {}}])
+    with pytest.raises(Refused, match="d:2 has no containerProperties, and so no image to change"):
+        change(bench, image="x")
+    monkeypatch.undo()
