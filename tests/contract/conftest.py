@@ -52,7 +52,7 @@ class Account:
         self.batch, self.s3, self.logs = clients("batch"), clients("s3"), clients("logs")
         self.clients, self.prefix, self.fetch, self.limit_s = clients, prefix, fetch, limit_s
         self.queue, self.definition = made.job_queue.name, made.job_definition
-        self.environment = made.compute_environment
+        self.environment, self.events_url = made.compute_environment, made.events_url
         self.bucket, self.key = made.bucket, made.s3_url.removeprefix(f"s3://{made.bucket}/")
         self._numbers = iter(range(1000))
 
@@ -132,6 +132,7 @@ def entities(folder: Path, clients: Clients, prefix: str, image: str) -> Iterato
         job_queue=str(CONF / "sample-job-queue.json"),
         with_roles=True,
         default_vpc=True,
+        with_events=True,
     )
     if there := delete.survey(asked, clients, Report()).lines():
         pytest.exit(
@@ -192,6 +193,11 @@ def jobs(account: Account) -> dict[str, str]:
         "by ARN": account.submit(jobDefinition=account.definition.arn),
         "large": account.submit(environment={"LARGE": "x" * 9000}),
     }
+    found["long array"] = account.submit(long, arrayProperties={"size": 3})
+    twice = '[ "$AWS_BATCH_JOB_ARRAY_INDEX$AWS_BATCH_JOB_ATTEMPT" != 11 ]'
+    found["array with a second try"] = account.submit(twice, arrayProperties={"size": 2}, retryStrategy={"attempts": 2})
+    after = [{"jobId": found["long"]}]
+    found["waiting 1"], found["waiting 2"] = (account.submit(dependsOn=after) for _ in range(2))
     found["after bad"] = account.submit(dependsOn=[{"jobId": found["bad"]}])
     found["after long"] = account.submit(dependsOn=[{"jobId": found["long"]}])
     return found

@@ -48,6 +48,8 @@ def left(aws: LocalAws) -> list[str]:
     found += [entry["jobDefinitionName"] for entry in batch.describe_job_definitions(status="ACTIVE")["jobDefinitions"]]
     found += [bucket["Name"] for bucket in aws.client("s3").list_buckets()["Buckets"]]
     found += [role["Path"] for role in iam.list_roles()["Roles"]]
+    found += aws.client("sqs").list_queues().get("QueueUrls", [])
+    found += [rule["Name"] for rule in aws.client("events").list_rules()["Rules"]]
     return [name for name in found if PREFIX in name]
 
 
