@@ -22,7 +22,7 @@ def ensure(aws: Aws, settings: Settings) -> bool:
         try:
             _make(aws, settings)
             aws.persist(lambda: _close_and_tag(aws, settings))
-        except _NotMade:
+        except _NotMadeRefused:
             raise
         except BaseException:
             # Whatever ends it between making and tagging would leave a bucket that `delete` does not know for ours.
@@ -41,11 +41,11 @@ def ensure(aws: Aws, settings: Settings) -> bool:
     return False
 
 
-class _NotMade(Refused):
+class _NotMadeRefused(Refused):
     """S3 has refused to make the bucket."""
 
 
-class _Elsewhere(Refused):
+class _ElsewhereRefused(Refused):
     """There is a bucket of that name, and it is not ours to use: of another account or Region."""
 
 
@@ -64,9 +64,9 @@ def _make(aws: Aws, settings: Settings) -> None:
             lost = True
             raise
         except AlreadyThere as error:
-            raise _NotMade(f"The bucket name {settings.bucket} is taken: give another with --s3 s3://BUCKET.") from error
+            raise _NotMadeRefused(f"The bucket name {settings.bucket} is taken: give another with --s3 s3://BUCKET.") from error
         except Refused as error:
-            raise _NotMade(str(error)) from error
+            raise _NotMadeRefused(str(error)) from error
 
     aws.persist(step)
 
@@ -109,18 +109,18 @@ def _exists(aws: Aws, settings: Settings) -> bool:
         return False
     except Refused as error:
         if "PermanentRedirect" in str(error) or ": 301" in str(error):
-            raise _Elsewhere(
+            raise _ElsewhereRefused(
                 f"The bucket {settings.bucket} is in another Region than {aws.region}: give another with --s3."
             ) from error
         if "No permission" in str(error):
-            raise _Elsewhere(
+            raise _ElsewhereRefused(
                 f"The bucket {settings.bucket} belongs to another account, or these credentials may not reach it "
                 "(s3:ListBucket): give another with --s3 s3://BUCKET."
             ) from error
         raise
     where = found.get("BucketRegion")
     if where and where != aws.region:
-        raise _Elsewhere(f"The bucket {settings.bucket} is in {where} and not in {aws.region}: give another with --s3.")
+        raise _ElsewhereRefused(f"The bucket {settings.bucket} is in {where} and not in {aws.region}: give another with --s3.")
     return True
 
 
@@ -153,7 +153,7 @@ def look(aws: Aws, settings: Settings) -> Holding:
     try:
         if not _exists(aws, settings):
             return Holding(False)
-    except _Elsewhere:
+    except _ElsewhereRefused:
         # It is not ours to remove.
         return Holding(True)
     if _tags(aws, settings.bucket).get(PREFIX_TAG) != settings.prefix:

@@ -402,6 +402,15 @@ def test_more_tasks_than_one_describejobs_takes_are_followed_by_their_parents(bu
     ]
 
 
+def test_a_hundred_and_twenty_equal_tasks_take_at_most_a_tenth_of_a_batch_call_each(bulk):
+    url = bulk.task("x", "echo $1")["environment"][1]["value"]
+    bulk.aws.forget_calls()
+    # Polls twice as far apart each time: a machine that is slow makes few more of them.
+    assert bulk.run(*(bulk.task_of(url, f"t{n}", str(n)) for n in range(120)), first_poll=1.0, growth=2.0, last_poll=60.0) == 0
+    calls = {name: count for name, count in bulk.aws.calls().items() if name.startswith("batch:")}
+    assert sum(calls.values()) <= 12, calls
+
+
 def test_an_interrupted_set_up_raises_interrupted(bulk):
     stop = threading.Event()
     stop.set()
