@@ -168,14 +168,12 @@ def test_a_bucket_that_a_killed_run_made_goes_with_the_run_that_takes_it_up(bulk
             raise Killed
         made(state, kind, name)
 
-    monkeypatch.setattr(State, "created", die)
-    monkeypatch.setattr(Entities, "remove", lambda *_: [])
-    monkeypatch.setattr(State, "close", lambda state, remove: os.close(state._file))
-    with pytest.raises(Killed):
-        run_with_files(bulk, example)
-    monkeypatch.undo()
-    for name, value in bulk.aws.environment().items():
-        monkeypatch.setenv(name, value)
+    with monkeypatch.context() as patch:
+        patch.setattr(State, "created", die)
+        patch.setattr(Entities, "remove", lambda *_: [])
+        patch.setattr(State, "close", lambda state, remove: os.close(state._file))
+        with pytest.raises(Killed):
+            run_with_files(bulk, example)
     assert f"{bulk.prefix}-bucket" in _buckets(bulk)
     assert run_with_files(bulk, example) == 0
     assert f"{bulk.prefix}-bucket" not in _buckets(bulk)
