@@ -1,7 +1,7 @@
-"""Prints how long pegasus-aws-batch takes on this machine, and how many calls of AWS Batch it makes. Asserts nothing.
+"""Prints how long create and pegasus-aws-batch take on this machine, and how many calls of AWS Batch a task. Asserts nothing.
 
-Runs against the embedded AWS: tasks that do nothing but print a line, on the fetch-and-run contract, all of one shape. Arguments:
-the numbers of tasks (default 2 and 120).
+Runs against the embedded AWS: the set-up of Pegasus's example, word for word from its manual; then tasks that do nothing but
+print a line, on the fetch-and-run contract, all of one shape. Arguments: the numbers of tasks (default 2 and 120).
 """
 
 from __future__ import annotations
@@ -9,17 +9,62 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import boto3
+
 from gahp.local import LocalAws
 from gahp.provision.bulk.logs import SEPARATOR
 
 BUCKET, QUEUE, DEFINITION = "awsbatch-local", "awsbatch-local-queue", "awsbatch-local-job"
 SCRIPT = f"#!/bin/bash\necho out $1\necho '{SEPARATOR}'\necho err $1\n"
+
+
+MANUAL = Path(__file__).resolve().parents[1] / "tests" / "data" / "pegasus-example" / "README.md"
+CONF = Path(__file__).resolve().parents[1] / "conf"
+REGION = "us-west-2"
+
+
+def measure_create() -> None:
+    """The create command of the example's manual, as a new process, after the edits that the manual names."""
+    (line,) = re.findall(r"^\$ +pegasus-aws-batch (.*--create.*)$", MANUAL.read_text(), re.MULTILINE)
+    with tempfile.TemporaryDirectory(prefix="awsbatch-bench-") as scratch, LocalAws(Path(scratch, "aws")) as aws:
+        shutil.copytree(CONF, Path(scratch, "conf"))
+        keys = {name.lower(): value for name, value in aws.environment().items() if name.startswith(("AWS_ACCESS", "AWS_SECRET"))}
+        iam, ec2 = (boto3.client(name, region_name=REGION, endpoint_url=aws.endpoint, **keys) for name in ("iam", "ec2"))
+        for name in ("AWSBatchServiceRole", "ecsInstanceRole", "batchJobRole"):
+            iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")
+        iam.create_instance_profile(InstanceProfileName="ecsInstanceRole")
+        path = Path(scratch, "conf", "sample-compute-env.json")
+        environment = json.loads(path.read_text())
+        environment["computeResources"].update(
+            subnets=[ec2.describe_subnets()["Subnets"][0]["SubnetId"]],
+            securityGroupIds=[ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]],
+        )
+        path.write_text(json.dumps(environment))
+        path = Path(scratch, "conf", "pegasusrc")
+        path.write_text(path.read_text().replace("[your aws account id - digits]", "123456789012"))
+        aws.forget_calls()
+        begin = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "gahp.cli.main", "create", *shlex.split(line)],
+            cwd=scratch,
+            env={**os.environ, **aws.environment()},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            check=False,
+        )
+        spent = time.perf_counter() - begin
+        if done.returncode or done.stdout.count(b"Created the ") != 4:
+            raise SystemExit(f"create: exit code {done.returncode}: {done.stdout.decode()}")
+        print(f"       create: {spent:6.2f} s, {sum(aws.calls().values())} calls of AWS")
 
 
 def measure(count: int) -> None:
@@ -54,6 +99,7 @@ def measure(count: int) -> None:
 
 def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}\n")
+    measure_create()
     for count in [int(word) for word in sys.argv[1:]] or [2, 120]:
         measure(count)
 

@@ -188,6 +188,7 @@ NOTES = {
     "The input file <path> is not there": "Correct the name in --files or in the job file.",
     "The output <source> is remapped to <target>: only": "Correct transfer_output_remaps.",
     "There is no default VPC": "The sentence has both ways out.",
+    "The default VPC in": "The sentence has both ways out.",
     "This GAHP has no": "Nothing a gridmanager asks for; leave the command away.",
     "This GAHP uses no proxy": "A job's proxy travels with the job: x509userproxy.",
     "auto on": "Type one of the two.",
@@ -215,7 +216,7 @@ GENERAL = (
     (r"cannot make|could not make|no room", "Give the container a larger disk, or a writable TMPDIR."),
     (r"not installed in this image|there is no file", "Mend the image, or the archive."),
     (
-        r"throttles|inside AWS|could not be reached|know the new roles",
+        r"throttles|inside AWS|could not be reached|know the new roles|has to wait: ",
         "It is tried again; if it stays, run the command again later.",
     ),
 )

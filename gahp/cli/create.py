@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gahp.model import Refused
+
+if TYPE_CHECKING:
+    from gahp.provision.entities import Entity
 
 SUMMARY = "make what AWS Batch needs: job definition, compute environment, job queue, bucket"
 EXAMPLE = "condor_awsbatch create --prefix lab --region us-west-2 --with-roles --default-vpc --write-config lab.conf"
@@ -97,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
         text = config_text(
             {
                 "AWSBATCH_JOB_QUEUE": made.job_queue.name if made.job_queue else "",
-                "AWSBATCH_JOB_DEFINITION": made.job_definition.name if made.job_definition else "",
+                "AWSBATCH_JOB_DEFINITION": _definition(asked.job_definition, made.job_definition),
                 "AWSBATCH_S3_URL": made.s3_url,
                 "AWSBATCH_REGION": made.region,
                 **({"AWSBATCH_EVENTS_QUEUE_URL": made.events_url} if made.events_url else {}),
@@ -109,6 +114,13 @@ def run(options: argparse.Namespace) -> int:
             _write_config(Path(options.write_config), text)
     print(f"Time taken is {time.monotonic() - begun:.3f} seconds")
     return 0
+
+
+def _definition(asked: str, made: Entity | None) -> str:
+    """The knob's value: with a revision only if that was asked for; without one it is always the newest."""
+    if made is None:
+        return ""
+    return made.arn.rpartition("/")[2] if re.search(r":[0-9]+$", asked) else made.name
 
 
 def fields_of(options: argparse.Namespace) -> dict[str, object]:

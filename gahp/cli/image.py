@@ -12,7 +12,7 @@ from gahp.model import Refused
 from gahp.provision import image
 
 SUMMARY = "build the container image, or push it to Amazon ECR: print the steps, or run them"
-EXAMPLE = "condor_awsbatch image push --name lab/condor-job --region us-west-2 --run"
+EXAMPLE = "condor_awsbatch image push --name awsbatch/condor-job --region us-west-2 --run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

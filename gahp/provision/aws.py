@@ -230,6 +230,9 @@ def _explain_answer(error: ClientError, action: str, thing: str) -> Exception:
             "more in AWS's Service Quotas; then run this again."
         )
     text = f"AWS refuses {action} for {thing}: {code}: {message}"
+    if code == "OperationAborted":
+        # S3 still makes or deletes a bucket of that name.
+        return Transient(f"{action} about {thing} has to wait: {message}")
     if status == 404 or code in ("NoSuchEntity", "NoSuchBucket", "NoSuchTagSet", "ResourceNotFoundException", "404"):
         return NotThere(text)
     if status == 409 or code == "EntityAlreadyExists" or "already exist" in message.lower():

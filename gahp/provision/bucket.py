@@ -21,32 +21,54 @@ def ensure(aws: Aws, settings: Settings) -> bool:
     if not _exists(aws, settings):
         try:
             _make(aws, settings)
-            _close_and_tag(aws, settings)
-        except Exception:
+            aws.persist(lambda: _close_and_tag(aws, settings))
+        except _NotMadeRefused:
             raise
         except BaseException:
-            # Ctrl-C between making and tagging would leave a bucket that `delete` does not know for ours.
+            # Whatever ends it between making and tagging would leave a bucket that `delete` does not know for ours.
             _take_back(aws, name)
             raise
+        aws.did(f"Created {thing}")
         return True
     tags = _tags(aws, name)
     # A bucket of the default name that carries no tags and holds nothing was left by a run that was killed.
     if not tags and name == settings.default_bucket and not _holds_anything(aws, name):
-        _close_and_tag(aws, settings)
+        aws.persist(lambda: _close_and_tag(aws, settings))
+        aws.did(f"Created {thing}")
         return True
     used = "Unchanged" if tags.get(PREFIX_TAG) == settings.prefix else "Using what was there before"
     aws.report.say(f"{used}: {thing}")
     return False
 
 
+class _NotMadeRefused(Refused):
+    """S3 has refused to make the bucket."""
+
+
+class _ElsewhereRefused(Refused):
+    """There is a bucket of that name, and it is not ours to use: of another account or Region."""
+
+
 def _make(aws: Aws, settings: Settings) -> None:
+    """Make the bucket, which was not there. One that is there after a reply was lost is the one that was asked for."""
     place = {} if aws.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": aws.region}}
-    try:
-        aws.change("s3", "CreateBucket", f"the bucket {settings.bucket}", Bucket=settings.bucket, **place)
-    except AlreadyThere as error:
-        # In us-east-1 a bucket of our own is no error; elsewhere it is one, and it may be our last try's.
-        if not _exists(aws, settings):
-            raise Refused(f"The bucket name {settings.bucket} is taken: give another with --s3 s3://BUCKET.") from error
+    lost = False
+
+    def step() -> None:
+        nonlocal lost
+        if lost and _exists(aws, settings):
+            return
+        try:
+            aws.change("s3", "CreateBucket", f"the bucket {settings.bucket}", Bucket=settings.bucket, **place)
+        except Transient:
+            lost = True
+            raise
+        except AlreadyThere as error:
+            raise _NotMadeRefused(f"The bucket name {settings.bucket} is taken: give another with --s3 s3://BUCKET.") from error
+        except Refused as error:
+            raise _NotMadeRefused(str(error)) from error
+
+    aws.persist(step)
 
 
 def _close_and_tag(aws: Aws, settings: Settings) -> None:
@@ -58,7 +80,6 @@ def _close_and_tag(aws: Aws, settings: Settings) -> None:
     aws.change("s3", "PutBucketLifecycleConfiguration", thing, Bucket=name, LifecycleConfiguration=rules)
     tags = [{"Key": PREFIX_TAG, "Value": settings.prefix}]
     aws.change("s3", "PutBucketTagging", thing, Bucket=name, Tagging={"TagSet": tags})
-    aws.did(f"Created {thing}")
 
 
 def _rules(key: str) -> list[dict[str, Any]]:
@@ -77,7 +98,7 @@ def _rules(key: str) -> list[dict[str, Any]]:
 def _take_back(aws: Aws, name: str) -> None:
     """Delete a bucket that was made a moment ago; S3 does so only if it is empty."""
     with contextlib.suppress(Refused, Transient):
-        aws.change("s3", "DeleteBucket", f"the bucket {name}", Bucket=name)
+        aws.persist(lambda: aws.change("s3", "DeleteBucket", f"the bucket {name}", Bucket=name))
 
 
 def _exists(aws: Aws, settings: Settings) -> bool:
@@ -88,18 +109,18 @@ def _exists(aws: Aws, settings: Settings) -> bool:
         return False
     except Refused as error:
         if "PermanentRedirect" in str(error) or ": 301" in str(error):
-            raise Refused(
+            raise _ElsewhereRefused(
                 f"The bucket {settings.bucket} is in another Region than {aws.region}: give another with --s3."
             ) from error
         if "No permission" in str(error):
-            raise Refused(
+            raise _ElsewhereRefused(
                 f"The bucket {settings.bucket} belongs to another account, or these credentials may not reach it "
                 "(s3:ListBucket): give another with --s3 s3://BUCKET."
             ) from error
         raise
     where = found.get("BucketRegion")
     if where and where != aws.region:
-        raise Refused(f"The bucket {settings.bucket} is in {where} and not in {aws.region}: give another with --s3.")
+        raise _ElsewhereRefused(f"The bucket {settings.bucket} is in {where} and not in {aws.region}: give another with --s3.")
     return True
 
 
@@ -132,8 +153,8 @@ def look(aws: Aws, settings: Settings) -> Holding:
     try:
         if not _exists(aws, settings):
             return Holding(False)
-    except Refused:
-        # Somebody else's: it is not ours to remove.
+    except _ElsewhereRefused:
+        # It is not ours to remove.
         return Holding(True)
     if _tags(aws, settings.bucket).get(PREFIX_TAG) != settings.prefix:
         return Holding(True)

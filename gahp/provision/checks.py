@@ -5,11 +5,15 @@ A check leaves in the Patient what later ones need; what a check needs and is no
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import email.utils
+import fnmatch
 import os
 import platform
 import re
+import shutil
+import subprocess
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -29,6 +33,10 @@ from gahp.provision.settings import Kind
 # AWS refuses requests whose time is further off.
 _SKEW_LIMIT_S, _SKEW_ADVICE_S = 300.0, 30.0
 _WIDE_POLICIES = ("AdministratorAccess", "PowerUserAccess", "AmazonS3FullAccess")
+_OBJECT_ACTIONS = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject")
+# An object that no policy means in particular.
+_ANY_OBJECT = "s3:::0-any-other-bucket-0/x"
+_VERSION_LIMIT_S = 20.0
 _LOG_GROUP = "/aws/batch/job"
 
 
@@ -97,21 +105,42 @@ def configuration(patient: Patient) -> str:
     return f"queue {patient.config.job_queue}, definition {patient.config.job_definition}, {patient.config.s3_url}"
 
 
-def versions(_: Patient) -> str:
+def versions(patient: Patient) -> str:
     """The parts that the program runs on are as new as it needs them."""
     import htcondor2  # noqa: PLC0415  it reads HTCondor's configuration
 
-    found = re.search(r"[0-9]+\.[0-9]+(\.[0-9]+)?", str(htcondor2.version()))
+    pool = _pool_version(str(patient.lookup("BIN") or ""))
     parts = {
         "Python": (platform.python_version(), (3, 10)),
         "boto3": (boto3.__version__, (1, 34)),
         "botocore": (botocore.__version__, (1, 34)),
-        "htcondor": (found[0] if found else "0", (25, 0)),
+        "HTCondor's Python": (_version(str(htcondor2.version())), (25, 0)),
+        # The oldest that is tried out is 23.9.
+        **({"HTCondor": (pool, (23, 0))} if pool else {}),
     }
     old = [f"{name} {has}" for name, (has, least) in parts.items() if tuple(map(int, has.split(".")[:2])) < least]
     if old:
-        raise Failed(f"Too old: {', '.join(old)}.", "Install this program anew: pip brings what it needs.")
-    return ", ".join([f"awsbatch-gahp {__version__}", *(f"{name} {has}" for name, (has, _) in parts.items())])
+        mend = "HTCondor is for its packages to renew; the rest comes with pip when this program is installed anew."
+        raise Failed(f"Too old: {', '.join(old)}.", mend)
+    told = [f"awsbatch-gahp {__version__}", *(f"{name} {has}" for name, (has, _) in parts.items())]
+    return ", ".join(told if pool else [*told, "and no condor_version here that would tell HTCondor's own"])
+
+
+def _version(text: str) -> str:
+    found = re.search(r"[0-9]+\.[0-9]+(\.[0-9]+)?", text)
+    return found[0] if found else "0"
+
+
+def _pool_version(folder: str) -> str:
+    """Of the HTCondor that is installed here: the Python bindings come with pip, and may be newer or older. "": none is found."""
+    program = shutil.which("condor_version", path=folder or None) or shutil.which("condor_version")
+    if program is None:
+        return ""
+    try:
+        done = subprocess.run([program], capture_output=True, text=True, timeout=_VERSION_LIMIT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return _version(done.stdout) if "$CondorVersion" in done.stdout else ""
 
 
 def credentials(patient: Patient) -> str:
@@ -282,10 +311,19 @@ def bucket(patient: Patient) -> str:
         aws.persist(lambda: aws.change("s3", "PutObject", f"{thing}, {key}", Bucket=name, Key=key, Body=b"doctor"))
     except NotThere as error:
         raise Failed(f"{thing} does not exist.", "See AWSBATCH_S3_URL; `condor_awsbatch create` makes one.") from error
-    read = aws.ask("s3", "GetObject", f"{thing}, {key}", Bucket=name, Key=key)["Body"].read()
-    if read != b"doctor":
-        raise Failed(f"{thing} gave back something else than was written.", "Is there a proxy between here and S3?")
-    aws.persist(lambda: aws.change("s3", "DeleteObject", f"{thing}, {key}", Bucket=name, Key=key))
+
+    def delete() -> None:
+        aws.persist(lambda: aws.change("s3", "DeleteObject", f"{thing}, {key}", Bucket=name, Key=key))
+
+    try:
+        read = aws.ask("s3", "GetObject", f"{thing}, {key}", Bucket=name, Key=key)["Body"].read()
+        if read != b"doctor":
+            raise Failed(f"{thing} gave back something else than was written.", "Is there a proxy between here and S3?")
+    except BaseException:
+        with contextlib.suppress(Refused, Transient):
+            delete()
+        raise
+    delete()
     patient.bucket = True
     return f"{config.s3_url} can be written and read"
 
@@ -307,26 +345,55 @@ def policy(patient: Patient) -> str:
         raise Failed(f"There is no role {role}, which the job definition names.", "Make it: conf/iam/job-role.json.") from error
     except Refused as error:
         return f"not looked at, for IAM does not show {thing} to these credentials ({error})"
-    wide = [entry["PolicyName"] for entry in attached if entry["PolicyName"] in _WIDE_POLICIES]
-    wide += ["an inline policy" for document in inline if is_wide(document)]
+    wide = ["an inline policy" for document in inline if is_wide(document, aws.partition)]
+    unseen = []
+    for entry in attached:
+        document = _attached(aws, str(entry["PolicyArn"]))
+        known = entry["PolicyName"] in _WIDE_POLICIES
+        if known or (document is not None and is_wide(document, aws.partition)):
+            wide.append(entry["PolicyName"])
+        elif document is None:
+            unseen.append(entry["PolicyName"])
     if wide:
         raise Advice(
             f"The job role {role} may do more than its own sandboxes need: {', '.join(wide)}.",
             f"Use conf/iam/job-role.json for {patient.config.s3_url} instead.",
         )
+    if unseen:
+        return f"the job role {role}: not looked at {', '.join(unseen)}, which IAM does not show to these credentials"
     return f"the job role {role} is not wider than it should be"
 
 
-def is_wide(document: policies.Policy) -> bool:
-    """Whether a policy allows everything, or everything of S3, on more than some buckets."""
+def _attached(aws: Aws, arn: str) -> policies.Policy | None:
+    """What a managed policy says now; None if these credentials may not see it."""
+    try:
+        version = aws.ask("iam", "GetPolicy", f"the policy {arn}", PolicyArn=arn)["Policy"]["DefaultVersionId"]
+        found = aws.ask("iam", "GetPolicyVersion", f"the policy {arn}", PolicyArn=arn, VersionId=version)
+    except Refused:
+        return None
+    return dict(found["PolicyVersion"]["Document"])
+
+
+def is_wide(document: policies.Policy, partition: str = "aws") -> bool:
+    """Whether a policy lets objects of any bucket be read, written or deleted. Conditions are not looked at."""
     statements = document["Statement"]
     for statement in statements if isinstance(statements, list) else [statements]:
-        actions, resources = (_list(statement.get(key)) for key in ("Action", "Resource"))
-        everything = any(action in ("*", "s3:*", "s3:Get*", "s3:Put*", "s3:GetObject", "s3:PutObject") for action in actions)
-        everywhere = any(resource == "*" or re.fullmatch(r"arn:[\w-]+:s3:::\*(/\*)?", resource) for resource in resources)
+        everything = any(_covers(statement, "Action", action) for action in _OBJECT_ACTIONS)
+        everywhere = _covers(statement, "Resource", f"arn:{partition}:{_ANY_OBJECT}")
         if statement.get("Effect") == "Allow" and everything and everywhere:
             return True
     return False
+
+
+def _covers(statement: Mapping[str, Any], member: str, value: str) -> bool:
+    """Whether Action or Resource, or their opposite NotAction or NotResource, has `value` in it; case does not count."""
+
+    def matches(key: str) -> bool:
+        # IAM has * and ? and nothing else.
+        patterns = (pattern.lower().replace("[", "[[]") for pattern in _list(statement.get(key)))
+        return any(fnmatch.fnmatchcase(value.lower(), pattern) for pattern in patterns)
+
+    return not matches(f"Not{member}") if f"Not{member}" in statement else matches(member)
 
 
 def _list(value: Any) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gahp.model import Refused
@@ -21,6 +21,8 @@ from gahp.provision.settings import Form, Kind, Settings, Value
 _ARN = re.compile(
     r"arn:(?P<partition>aws[a-z-]*):batch:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12}):(?P<kind>[a-z-]+)/(?P<name>.+)"
 )
+# Members whose ARNs are the jobs' own affair.
+_OF_JOBS = ("command", "environment", "parameters", "tags")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -153,11 +155,37 @@ def _check_arns(plan: _Plan, settings: Settings, aws: Aws) -> None:
             )
         if parts["account"] != aws.account:
             raise Refused(f"{option} {value.text} is of the account {parts['account']}; the credentials are of {aws.account}.")
+    for kind, document in plan.files.items():
+        for where, arn in _arns(document):
+            _check_arn(settings.value(kind), where, arn, aws)
     if settings.account and settings.account != aws.account:
         raise Refused(
             f"The account is to be {settings.account}, and the credentials ({aws.identity()['Arn']}) are of {aws.account}: give "
             "other credentials (--profile), or that --account."
         )
+
+
+def _arns(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Every ARN of Batch and IAM in a document, with its place: these have to be of this account; others may be shared."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in _OF_JOBS:
+                continue
+            yield from _arns(inner, f"{where}.{key}" if where else key)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _arns(inner, f"{where}[{number}]")
+    elif isinstance(value, str) and re.match(r"arn:[^:]*:(batch|iam):[^:]*:[0-9]{12}:", value):
+        yield where, value
+
+
+def _check_arn(file: Value | None, where: str, arn: str, aws: Aws) -> None:
+    assert file is not None
+    _, partition, service, region, account, _ = arn.split(":", 5)
+    here = (aws.partition, aws.region if service == "batch" else "", aws.account)
+    if (partition, region, account) != here:
+        place = f"{aws.region} of account {aws.account}"
+        raise Refused(f"{file.text}: {where} is {arn}, which is not of {place}, where it is to be used: write one that is.")
 
 
 def _prepare(plan: _Plan, settings: Settings, aws: Aws) -> bool:

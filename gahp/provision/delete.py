@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection
+from functools import partial
 
-from gahp.model import Refused
+from gahp.model import Refused, Transient
 from gahp.provision import bucket, entities, events, roles
 from gahp.provision.aws import Aws, Clients, Report
 from gahp.provision.bucket import Holding
 from gahp.provision.settings import Kind, Settings
 
+# What has to be gone first: AWS Batch can delete no environment of a queue, and nothing at all whose role is gone.
+_BEFORE = {
+    Kind.COMPUTE_ENVIRONMENT.words: {Kind.JOB_QUEUE.words},
+    "instance profile": {kind.words for kind in Kind},
+    "role": {kind.words for kind in Kind} | {"instance profile"},
+}
 _UNFINISHED = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Survey:
-    """What there is of a prefix: names; of job definitions the ARNs of all active revisions."""
+    """What there is of a prefix: names; of job definitions the ARNs of all active revisions; `shared`: why some roles stay."""
 
     job_queues: tuple[str, ...] = ()
     compute_environments: tuple[str, ...] = ()
@@ -31,6 +38,7 @@ class Survey:
     jobs: int = 0
     events_queue: str = ""
     events_rule: str = ""
+    shared: tuple[str, ...] = ()
 
     @property
     def removes_bucket(self) -> bool:
@@ -51,20 +59,30 @@ class Survey:
 
     def kept(self) -> list[str]:
         """What stays although its name belongs to the prefix, and why."""
+        stays = list(self.shared)
         if self.bucket.exists and not self.bucket.ours:
-            return [f"The bucket {self.bucket_name} stays: it does not carry this prefix's tag."]
-        if self.bucket.other:
-            return [f"The bucket {self.bucket_name} stays: it holds other things, such as {self.bucket.other}."]
-        return []
+            stays.append(f"The bucket {self.bucket_name} stays: it does not carry this prefix's tag.")
+        elif self.bucket.other:
+            stays.append(f"The bucket {self.bucket_name} stays: it holds other things, such as {self.bucket.other}.")
+        return stays
 
 
 def survey(settings: Settings, clients: Clients, report: Report, *, pause: Callable[[float], None] | None = None) -> Survey:
     """What `delete` would remove now."""
     aws = _aws(settings, clients, report, pause)
     _check_account(aws, settings)
-    ours = {kind: [found for found in entities.all_of(aws, kind) if entities.is_ours(settings, found)] for kind in Kind}
+    there = {kind: entities.all_of(aws, kind) for kind in Kind}
+    ours = {kind: [found for found in there[kind] if entities.is_ours(settings, found)] for kind in Kind}
     queues = [str(found["jobQueueName"]) for found in ours[Kind.JOB_QUEUE]]
     profiles, named = roles.made(aws, settings)
+    # A profile and the role in it have the same name: what keeps one keeps both.
+    users = {
+        name: f"the {kind.words} {found[kind.name_member]}"
+        for kind in (Kind.COMPUTE_ENVIRONMENT, Kind.JOB_DEFINITION)
+        for found in there[kind]
+        if not entities.is_ours(settings, found)
+        for name in roles.named_by(found)
+    }
     events_queue, events_rule = events.look(aws, settings)
     return Survey(
         job_queues=tuple(queues),
@@ -72,11 +90,12 @@ def survey(settings: Settings, clients: Clients, report: Report, *, pause: Calla
         job_definitions=tuple(str(found["jobDefinitionArn"]) for found in ours[Kind.JOB_DEFINITION]),
         bucket=bucket.look(aws, settings),
         bucket_name=settings.bucket,
-        profiles=tuple(profiles),
-        roles=tuple(named),
+        profiles=tuple(name for name in profiles if name not in users),
+        roles=tuple(name for name in named if name not in users),
         jobs=sum(_unfinished(aws, queue) for queue in queues),
         events_queue=events_queue,
         events_rule=events_rule,
+        shared=tuple(f"The role {name} stays: {users[name]} of another prefix has it." for name in named if name in users),
     )
 
 
@@ -95,43 +114,54 @@ def delete(
     """
     aws = _aws(settings, clients, report, pause)
     found = found or survey(settings, clients, report, pause=pause)
-    limit_s = settings.wait_s
-    steps: list[tuple[str, str, Callable[[], object]]] = []
-
-    def step(name: str, what: str, act: Callable[[], object]) -> None:
-        if only is None or name in only:
-            steps.append((name, what, act))
-
-    for kind, names in ((Kind.JOB_QUEUE, found.job_queues), (Kind.COMPUTE_ENVIRONMENT, found.compute_environments)):
-        for name in names:
-            step(name, f"the {kind.words} {name}", lambda kind=kind, name=name: entities.remove(aws, kind, name, limit_s))  # type: ignore[misc]
-    for arn in found.job_definitions:
-        name = arn.rpartition("/")[2]
-        step(name.partition(":")[0], f"the job definition {name}", lambda arn=arn: _deregister(aws, arn))  # type: ignore[misc]
-    if found.removes_bucket:
-        step(settings.bucket, f"the bucket {settings.bucket}", lambda: bucket.remove(aws, settings))
-    if rule := found.events_rule:
-        step(rule, f"the rule {rule}", lambda: events.remove_rule(aws, rule))
-    if queue := found.events_queue:
-        step(queue, f"the events' queue {queue}", lambda: events.remove_queue(aws, queue))
-    for name in found.profiles:
-        step(name, f"the instance profile {name}", lambda name=name: roles.remove_profile(aws, name))  # type: ignore[misc]
-    for name in found.roles:
-        step(name, f"the role {name}", lambda name=name: roles.remove_role(aws, name))  # type: ignore[misc]
+    steps = [step for step in _steps(aws, settings, found) if only is None or step.name.partition(":")[0] in only]
+    left: set[str] = set()
     failed: list[str] = []
-    for _, what, act in steps:
-        report.progress(f"deleting {what}")
+    for step in steps:
+        thing = f"the {step.what} {step.name}"
+        if left & _BEFORE.get(step.what, set()):
+            left.add(step.what)
+            report.say(f"Kept {thing}: what has it could not be deleted")
+            continue
+        report.progress(f"deleting {thing}")
         try:
-            aws.persist(act)
-        except Refused as error:
+            aws.persist(step.act)
+        except (Refused, Transient) as error:
             report.progress("")
+            left.add(step.what)
             failed.append(str(error))
         else:
             report.progress("")
-            report.say(f"{'Would delete' if aws.dry_run else 'Deleted'} {what}")
+            report.say(f"{'Would delete' if aws.dry_run else 'Deleted'} {thing}")
     if failed:
-        raise Refused(" ".join(failed) + " What else there was is deleted; run this again when that is mended.")
+        raise Refused(" ".join(failed) + " What does not hang on that is deleted; run this again when that is mended.")
     return len(steps)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Step:
+    """One thing that goes: `what` it is, its name, and the call of that."""
+
+    what: str
+    name: str
+    act: Callable[[], object]
+
+
+def _steps(aws: Aws, settings: Settings, found: Survey) -> list[_Step]:
+    """In an order in which nothing hangs on what goes."""
+    steps = []
+    for kind, names in ((Kind.JOB_QUEUE, found.job_queues), (Kind.COMPUTE_ENVIRONMENT, found.compute_environments)):
+        steps += [_Step(kind.words, name, partial(entities.remove, aws, kind, name, settings.wait_s)) for name in names]
+    for arn in found.job_definitions:
+        steps.append(_Step(Kind.JOB_DEFINITION.words, arn.rpartition("/")[2], partial(_deregister, aws, arn)))
+    if found.removes_bucket:
+        steps.append(_Step("bucket", settings.bucket, partial(bucket.remove, aws, settings)))
+    if found.events_rule:
+        steps.append(_Step("rule", found.events_rule, partial(events.remove_rule, aws, found.events_rule)))
+    if found.events_queue:
+        steps.append(_Step("events' queue", found.events_queue, partial(events.remove_queue, aws, found.events_queue)))
+    steps += [_Step("instance profile", name, partial(roles.remove_profile, aws, name)) for name in found.profiles]
+    return steps + [_Step("role", name, partial(roles.remove_role, aws, name)) for name in found.roles]
 
 
 def _aws(settings: Settings, clients: Clients, report: Report, pause: Callable[[float], None] | None) -> Aws:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,6 +12,8 @@ from gahp.config import Config, Lookup
 from gahp.model import Refused, Transient, one_line
 from gahp.provision import checks, probe
 from gahp.provision.aws import Clients
+
+log = logging.getLogger(__name__)
 
 
 class Status(str, enum.Enum):
@@ -28,13 +31,17 @@ class Status(str, enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
-    """One line: what was looked at, how it is, and what to do if it should be otherwise. `seconds`: how long the look took."""
+    """One line: what was looked at, how it is, and what to do if it should be otherwise.
+
+    `seconds`: how long the look took; `phases`: the probe job's parts in seconds, for programs.
+    """
 
     name: str
     status: Status
     text: str
     mend: str = ""
     seconds: float = 0.0
+    phases: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def clients_for(config: Config) -> Clients:
@@ -65,7 +72,9 @@ def examine(
         text = f"not run, because of {', '.join(bad)}"
         yield Finding("probe job", Status.SKIPPED, text)
         return
-    yield _look(checks.Test("probe job", lambda patient: probe.run(config, probe_limit_s, progress)), patient)
+    phases: dict[str, float] = {}
+    finding = _look(checks.Test("probe job", lambda patient: probe.run(config, probe_limit_s, progress, phases)), patient)
+    yield dataclasses.replace(finding, phases=phases)
 
 
 def _look(test: checks.Test, patient: checks.Patient) -> Finding:
@@ -81,4 +90,8 @@ def _look(test: checks.Test, patient: checks.Patient) -> Finding:
         status, text, mend = Status.FAILED, str(error), error.mend
     except (Refused, Transient) as error:
         status, text = Status.FAILED, str(error)
+    except Exception as error:
+        # Whatever it is: the other lines are told all the same.
+        log.debug("The check %s failed", test.name, exc_info=True)
+        status, text = Status.FAILED, f"it could not be looked at: {type(error).__name__}: {error}".rstrip(": ")
     return Finding(test.name, status, one_line(text), mend, round(time.monotonic() - begun, 3))

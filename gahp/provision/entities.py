@@ -56,6 +56,17 @@ def tags_for(settings: Settings, request: Mapping[str, Any]) -> dict[str, str]:
     return {**request.get("tags", {}), PREFIX_TAG: settings.prefix, CONTENT_TAG: digest(request)}
 
 
+def _new_tags(request: Mapping[str, Any], has: Mapping[str, str]) -> dict[str, str]:
+    """The file's own tags that stand otherwise. One that the file no longer has may be somebody else's, and stays."""
+    return {key: value for key, value in request.get("tags", {}).items() if has.get(key) != value}
+
+
+def _tag(aws: Aws, thing: str, arn: str, tags: Mapping[str, str]) -> None:
+    if tags:
+        aws.change("batch", "TagResource", thing, resourceArn=arn, tags=dict(tags))
+        aws.did(f"Changed the tags of {thing}: {', '.join(sorted(tags))}")
+
+
 def differences(asked: Mapping[str, Any], has: Mapping[str, Any], where: str = "") -> dict[str, tuple[Any, Any]]:
     """What is asked for and stands otherwise: the member's way from the top, what it is, what it should be.
 
@@ -124,6 +135,7 @@ def register(aws: Aws, settings: Settings, request: dict[str, Any]) -> Entity:
         return Entity(kind, newest["jobDefinitionArn"])
     if newest is not None and newest["tags"].get(CONTENT_TAG) == digest(request):
         aws.report.say(f"Unchanged: the job definition {newest['jobDefinitionArn']}")
+        _tag(aws, f"the job definition {name}", newest["jobDefinitionArn"], _new_tags(request, newest["tags"]))
         return Entity(kind, newest["jobDefinitionArn"], ours=True)
     thing = f"the job definition {name}"
     answer = aws.change("batch", "RegisterJobDefinition", thing, **{**request, "tags": tags_for(settings, request)})
@@ -184,13 +196,17 @@ def _change(aws: Aws, settings: Settings, kind: Kind, request: dict[str, Any], f
         if different:
             since = ", ".join(f"{path} is {json.dumps(has)}" for path, (has, _) in different.items())
             aws.report.say(f"  it was updated since it was made, and stays so: {since}")
+        _tag(aws, thing, arn, _new_tags(request, found["tags"]))
         return Entity(kind, arn, ours=True)
     if different:
         _check_updatable(kind, name, different, found)
     if different or invalid:
         send_update(aws, kind, name, request, different)
     aws.change("batch", "TagResource", thing, resourceArn=arn, tags=tags_for(settings, request))
-    aws.did(f"Changed {thing}: {listed(different) or 'AWS is asked to look at it again'}")
+    if different or invalid:
+        aws.did(f"Changed {thing}: {listed(different) or 'AWS is asked to look at it again'}")
+    else:
+        aws.did(f"Noted that the file of {thing} is another one: what it no longer names stays as it is")
     return Entity(kind, arn, ours=True)
 
 
@@ -226,6 +242,9 @@ def _check_updatable(kind: Kind, name: str, different: Mapping[str, tuple[Any, A
         member = shape.members.get(top)
         if member is not None and rest:
             member = member.members.get(rest.partition(".")[0])
+        if path == "serviceRole" and not any(str(value or "").endswith(_SERVICE_LINKED) for value in different[path]):
+            # From one role of the account to another, which is how a wrong one is mended.
+            continue
         if member is None or not (kind is Kind.JOB_QUEUE or path in _SCALING or free):
             why = "" if member is None else " (it would with AWS Batch's service-linked role and another strategy than BEST_FIT)"
             raise Refused(

@@ -48,7 +48,14 @@ def fill_in(aws: Aws, document: dict[str, Any]) -> None:
         )
     of_vpc = {"Name": "vpc-id", "Values": [vpcs[0]["VpcId"]]}
     if "subnets" in lacking:
-        subnets = aws.ask("ec2", "DescribeSubnets", "the default VPC's subnets", Filters=[of_vpc])["Subnets"]
+        # Those that somebody has added may have no way to the outside.
+        usual = {"Name": "default-for-az", "Values": ["true"]}
+        subnets = aws.ask("ec2", "DescribeSubnets", "the default VPC's subnets", Filters=[of_vpc, usual])["Subnets"]
+        if not subnets:
+            raise Refused(
+                f"The default VPC in {aws.region} has no default subnet: `aws ec2 create-default-subnet` makes one; or fill in "
+                "the subnets yourself."
+            )
         document["computeResources"]["subnets"] = sorted(subnet["SubnetId"] for subnet in subnets)
     if "securityGroupIds" in lacking:
         named = {"Name": "group-name", "Values": ["default"]}

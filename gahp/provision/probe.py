@@ -11,8 +11,9 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, TimeoutError  # 3.10 has another TimeoutError of its own
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gahp import site
 from gahp.batch.errors import translate
@@ -22,19 +23,27 @@ from gahp.model import JobReport, JobRequest, JobState
 from gahp.provision.checks import Failed
 from gahp.sandbox import Sandbox
 
+T = TypeVar("T")
+
 _ASK_EVERY_S = 0.2
 _CANCEL_LIMIT_S = 60.0
 _SUBMIT_LIMIT_S = 60.0
 _SCRIPT = """#!/bin/sh
 tr a-z A-Z < input.txt > output.txt
+bash -c 'echo "bash $BASH_VERSION"' > tools.txt
+for tool in s5cmd aws gzip find perl unzip; do
+    if command -v "$tool" > /dev/null; then echo "$tool"; fi
+done >> tools.txt
 echo to stdout
 echo to stderr >&2
 """
+# What jobs of some kind need besides what every job needs, without which the probe would not have come to its end.
+_NEEDED_FOR = {"find": "Pegasus", "perl": "Pegasus", "unzip": "zip archives"}
 _INPUT = "A probe of condor_awsbatch doctor.\n"
 
 
-def run(config: Config, limit_s: float, progress: Callable[[str], None]) -> str:
-    """Run the probe; the times as a sentence. Raises Failed, Refused or Transient."""
+def run(config: Config, limit_s: float, progress: Callable[[str], None], phases: dict[str, float]) -> str:
+    """Run the probe; the times as a sentence, and in `phases`. Raises Failed, Refused or Transient."""
     with tempfile.TemporaryDirectory(prefix="awsbatch-doctor-") as folder:
         iwd = Path(folder, "iwd")
         iwd.mkdir()
@@ -48,17 +57,38 @@ def run(config: Config, limit_s: float, progress: Callable[[str], None]) -> str:
         gateway.start()
         try:
             begun = time.time()
-            job_id = gateway.submit(_request(iwd)).result(_SUBMIT_LIMIT_S)
+            job_id = _answer(gateway.submit(_request(iwd)), "take the probe job")
             try:
                 report = _follow(gateway, job_id, limit_s, progress, own)
                 ended = time.time()
                 _check(report, iwd)
-                return _times(own, report, begun, ended)
+                phases.update(_times(own, report, begun, ended))
+                spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in phases.items())
+                image = tools((iwd / "tools.txt").read_text())
+                return f"all its output came back after {ended - begun:.1f} s: {spent}; {image}"
             finally:
                 progress("")
                 _clean_up(own, gateway, job_id)
         finally:
             gateway.close()
+
+
+def _answer(future: Future[T], what: str) -> T:
+    try:
+        return future.result(_SUBMIT_LIMIT_S)
+    except TimeoutError as error:
+        text = f"AWS did not {what} within {_SUBMIT_LIMIT_S:g} s."
+        raise Failed(text, "Is AWS out of reach, or throttled? Try again.") from error
+
+
+def tools(text: str) -> str:
+    """What the container has of tools, as a sentence's part. Raises Failed when jobs of this program would miss one."""
+    first, *found = text.splitlines()
+    if "gzip" not in found:
+        raise Failed("The image has no gzip, which jobs that come together need.", "See image/README.md for what it has to have.")
+    lacking = [f"no {tool} ({use})" for tool, use in _NEEDED_FOR.items() if tool not in found]
+    has = [first, *(tool for tool in found if tool not in _NEEDED_FOR)]
+    return f"the image has {', '.join(has)}" + (f", and {', '.join(lacking)}" if lacking else ", and what Pegasus needs")
 
 
 def _request(iwd: Path) -> JobRequest:
@@ -68,7 +98,7 @@ def _request(iwd: Path) -> JobRequest:
         stdout="stdout",
         stderr="stderr",
         inputs=("input.txt",),
-        outputs=("output.txt",),
+        outputs=("output.txt", "tools.txt"),
         directory=f"doctor_{os.getpid()}_{time.time_ns()}",
         dag_node="doctor",
     )
@@ -78,7 +108,7 @@ def _follow(gateway: Gateway, job_id: str, limit_s: float, progress: Callable[[s
     """The report of the end. Past the limit the job is cancelled and Failed raised, with AWS Batch's reason if it has one."""
     until = time.monotonic() + limit_s
     while True:
-        report = gateway.status(job_id).result(_SUBMIT_LIMIT_S)
+        report = _answer(gateway.status(job_id), "tell the probe job's state")
         if report.state.final:
             return report
         if time.monotonic() > until:
@@ -106,7 +136,7 @@ def _check(report: JobReport, iwd: Path) -> None:
             raise Failed(f"The probe job's {name} is not what it should be.", "See image/README.md for what the image has to do.")
 
 
-def _times(config: Config, report: JobReport, begun: float, ended: float) -> str:
+def _times(config: Config, report: JobReport, begun: float, ended: float) -> dict[str, float]:
     job = _describe(config, report.native_id)
     created, started, stopped = (job.get(key, 0) / 1000 for key in ("createdAt", "startedAt", "stoppedAt"))
     parts = {
@@ -115,8 +145,7 @@ def _times(config: Config, report: JobReport, begun: float, ended: float) -> str
         "ran": stopped - started,
         "staged out": ended - stopped,
     }
-    spent = ", ".join(f"{name} {max(0.0, seconds):.1f} s" for name, seconds in parts.items())
-    return f"all its output came back after {ended - begun:.1f} s: {spent}"
+    return {name: round(max(0.0, seconds), 3) for name, seconds in parts.items()}
 
 
 def _describe(config: Config, native_id: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The IAM roles and the instance profile that the files name: found, or with --with-roles made; and removed again.
 
-What is made lies below /awsbatch-gahp/PREFIX/ in IAM, which is how it is found again, and carries the tag as well. Knows IAM and
-policies; nothing of Batch.
+What is made lies below /awsbatch-gahp/PREFIX/REGION/ in IAM, which is how it is found again, and carries the tag as well. Names
+are the account's, in all Regions: what was made for another prefix or Region is neither changed nor taken silently. Knows IAM and
+policies; of Batch where in its entities a role stands.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gahp.model import Refused
@@ -18,6 +19,7 @@ from gahp.provision.aws import AlreadyThere, Aws, NotThere
 from gahp.provision.settings import PREFIX_TAG, Settings
 
 POLICY_NAME = "awsbatch-gahp"
+_ROOT = "awsbatch-gahp"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,23 +76,52 @@ def resolve(aws: Aws, settings: Settings, document: dict[str, Any], roles: tuple
     return made
 
 
+def named_by(described: Mapping[str, Any]) -> set[str]:
+    """The names of the roles and instance profiles that a compute environment or a job definition has."""
+    found = set()
+    for role in (*ENVIRONMENT_ROLES, *DEFINITION_ROLES):
+        value: Any = described
+        for step in role.path:
+            value = (value or {}).get(step)
+        found.add(str(value or "").rpartition("/")[2])
+    return found - {""}
+
+
+def _path(aws: Aws, settings: Settings) -> str:
+    """Where in IAM the roles of this prefix and Region are: a path is something that roles can be listed by, and tags are not."""
+    return f"/{_ROOT}/{settings.prefix}/{aws.region}/"
+
+
 def _ensure(aws: Aws, settings: Settings, role: Role, name: str) -> str:
     """The ARN of a role or instance profile of that name."""
+    kind = "instance profile" if role.profile else "role"
+    path = _path(aws, settings)
     arn = _find_profile(aws, name) if role.profile else _find_role(aws, name)
-    ours = f"{settings.role_path}{name}" in arn
+    ours = arn.endswith(f"{path}{name}")
+    if arn and not ours and settings.with_roles and f"/{_ROOT}/" in arn:
+        raise Refused(
+            f"The {kind} {name}, which {role.member} names, was made for another prefix or Region, {arn}, and goes with it: "
+            "write another name there, or that ARN to share it."
+        )
+    if arn and not ours:
+        aws.report.say(f"Using the {kind} {name}, which was there before: {arn}")
     if arn and not (ours and settings.with_roles):
         return arn
     if not settings.with_roles:
-        kind = "instance profile" if role.profile else "role"
         raise Refused(
             f"There is no {kind} {name} in the account, which {role.member} names: --with-roles makes it, or make it as "
             "conf/README.md says, or name another one."
         )
-    constructed = f"arn:{aws.partition}:iam::{aws.account}:{{}}{settings.role_path}{name}"
+    constructed = f"arn:{aws.partition}:iam::{aws.account}:{{}}{path}{name}"
     if not role.profile:
         _make_role(aws, settings, role, name, exists=bool(arn))
         return arn or constructed.format("role")
     inner = _find_role(aws, name)
+    if inner and not inner.endswith(f"{path}{name}"):
+        raise Refused(
+            f"There is no instance profile {name}, which {role.member} names, and its role is not of this prefix ({inner}): "
+            "put it into a profile, or write another name there."
+        )
     _make_role(aws, settings, role, name, exists=bool(inner))
     _make_profile(aws, settings, name, exists=bool(arn))
     return arn or constructed.format("instance-profile")
@@ -121,14 +152,18 @@ def _make_role(aws: Aws, settings: Settings, role: Role, name: str, *, exists: b
                 "CreateRole",
                 f"the role {name}",
                 RoleName=name,
-                Path=settings.role_path,
+                Path=_path(aws, settings),
                 AssumeRolePolicyDocument=json.dumps(policies.trust(role.service)),
                 Description=f"Made by condor_awsbatch create for {settings.prefix}",
                 Tags=_tags(settings),
             )
         aws.did(f"Created the role {name}")
-    elif _policy_of(aws, name) == wanted:
-        return
+    else:
+        has = _policy_of(aws, name)
+        if has == wanted:
+            return
+        if has is not None:
+            aws.did(f"Changed the policy of the role {name}")
     aws.change(
         "iam",
         "PutRolePolicy",
@@ -156,7 +191,7 @@ def _make_profile(aws: Aws, settings: Settings, name: str, *, exists: bool) -> N
                 "CreateInstanceProfile",
                 thing,
                 InstanceProfileName=name,
-                Path=settings.role_path,
+                Path=_path(aws, settings),
                 Tags=_tags(settings),
             )
         aws.did(f"Created {thing}")
@@ -172,8 +207,8 @@ def _tags(settings: Settings) -> list[dict[str, str]]:
 
 
 def made(aws: Aws, settings: Settings) -> tuple[list[str], list[str]]:
-    """The names of the instance profiles and of the roles that `create` made for this prefix."""
-    path = settings.role_path
+    """The names of the instance profiles and of the roles that `create` made for this prefix in this Region."""
+    path = _path(aws, settings)
     profiles = aws.pages(
         "iam", "ListInstanceProfiles", f"the instance profiles of {settings.prefix}", "InstanceProfiles", PathPrefix=path
     )

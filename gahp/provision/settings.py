@@ -160,11 +160,6 @@ class Settings:
     def s3_url(self) -> str:
         return f"s3://{self.bucket}/{self.key}"
 
-    @property
-    def role_path(self) -> str:
-        """Where in IAM the roles of this prefix are: a path is something that roles can be listed by, and tags are not."""
-        return f"/awsbatch-gahp/{self.prefix}/"
-
 
 def load(conf: str = "", **options: object) -> Settings:
     """Settings from keyword options (None and "": not given) and, where they say nothing, from the properties file `conf`."""

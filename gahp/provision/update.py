@@ -75,6 +75,11 @@ def _new_image(aws: Aws, settings: Settings, image: str) -> None:
         listed = f": {', '.join(names)}" if names else ""
         raise Refused(f"{len(names) or 'No'} job definitions carry the tag of the prefix {settings.prefix}{listed}.")
     newest = max(ours, key=lambda entry: int(entry["revision"]))
+    if "containerProperties" not in newest:
+        raise Refused(
+            f"The job definition {newest['jobDefinitionArn']} has no containerProperties, and so no image to change: edit its "
+            "file, and run condor_awsbatch create."
+        )
     if newest["containerProperties"]["image"] == image:
         aws.report.say(f"Unchanged: the job definition {newest['jobDefinitionArn']}")
         return

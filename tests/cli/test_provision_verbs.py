@@ -121,6 +121,17 @@ def test_a_job_runs_on_what_the_readme_has_made(edited, capsys, monkeypatch):
     assert "all its output came back" in found["checks"][-1]["text"]
 
 
+@pytest.mark.parametrize(("asked", "written"), [("site-job", "site-job"), ("site-job:1", "site-job:1")])
+def test_a_revision_that_was_asked_for_is_written_and_no_other(desk, aws, asked, written):
+    container = {"image": "x", "vcpus": 1, "memory": 64}
+    batch = create_client(aws, "batch")
+    for _ in range(2):
+        batch.register_job_definition(jobDefinitionName="site-job", type="container", containerProperties=container)
+    place = ("--prefix", "revisions", "--region", "us-west-2")
+    assert run("create", *place, "--job-definition", asked, "--write-config", "site.conf") == 0
+    assert f"AWSBATCH_JOB_DEFINITION = {written}\n" in Path("site.conf").read_text()
+
+
 def test_help_names_every_verb(desk, capsys):
     with pytest.raises(SystemExit) as caught:
         run("--help")

@@ -52,7 +52,7 @@ class Account:
         self.batch, self.s3, self.logs = clients("batch"), clients("s3"), clients("logs")
         self.clients, self.prefix, self.fetch, self.limit_s = clients, prefix, fetch, limit_s
         self.queue, self.definition = made.job_queue.name, made.job_definition
-        self.environment = made.compute_environment
+        self.environment, self.events_url = made.compute_environment, made.events_url
         self.bucket, self.key = made.bucket, made.s3_url.removeprefix(f"s3://{made.bucket}/")
         self._numbers = iter(range(1000))
 
@@ -115,7 +115,7 @@ class Account:
 
 @contextlib.contextmanager
 def entities(folder: Path, clients: Clients, prefix: str, image: str) -> Iterator[create.Created]:
-    """Entities of the prefix on Fargate, for as long as the block, and removed however it ends."""
+    """Entities of the prefix on Fargate, for as long as the block, and removed however it ends; none was there before."""
     document = json.loads((CONF / "fargate-job-definition.json").read_text())
     container = document["containerProperties"]
     container["image"] = image
@@ -132,7 +132,15 @@ def entities(folder: Path, clients: Clients, prefix: str, image: str) -> Iterato
         job_queue=str(CONF / "sample-job-queue.json"),
         with_roles=True,
         default_vpc=True,
+        with_events=True,
     )
+    if there := delete.survey(asked, clients, Report()).lines():
+        pytest.exit(
+            f"Of the prefix {prefix} there is something in {clients.region} already: {'; '.join(map(str.strip, there))}. Nothing "
+            f"was touched. Is it left of an earlier run: condor_awsbatch delete --prefix {prefix} --region {clients.region}. If "
+            "not: take another AWSBATCH_TEST_PREFIX.",
+            returncode=3,
+        )
     try:
         yield create.create(asked, clients, Report())
     finally:
@@ -142,6 +150,8 @@ def entities(folder: Path, clients: Clients, prefix: str, image: str) -> Iterato
 @pytest.fixture(scope="session")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     folder = tmp_path_factory.mktemp("contract")
+    if PREFIX and os.environ.get("PYTEST_XDIST_WORKER"):
+        pytest.exit("A real account has one process for the contract: leave -n away, or use make test-aws.", returncode=3)
     if PREFIX:
         clients = Clients()
         with entities(folder, clients, PREFIX, IMAGE or PUBLIC_IMAGE) as made:
@@ -183,6 +193,11 @@ def jobs(account: Account) -> dict[str, str]:
         "by ARN": account.submit(jobDefinition=account.definition.arn),
         "large": account.submit(environment={"LARGE": "x" * 9000}),
     }
+    found["long array"] = account.submit(long, arrayProperties={"size": 3})
+    twice = '[ "$AWS_BATCH_JOB_ARRAY_INDEX$AWS_BATCH_JOB_ATTEMPT" != 11 ]'
+    found["array with a second try"] = account.submit(twice, arrayProperties={"size": 2}, retryStrategy={"attempts": 2})
+    after = [{"jobId": found["long"]}]
+    found["waiting 1"], found["waiting 2"] = (account.submit(dependsOn=after) for _ in range(2))
     found["after bad"] = account.submit(dependsOn=[{"jobId": found["bad"]}])
     found["after long"] = account.submit(dependsOn=[{"jobId": found["long"]}])
     return found

@@ -7,6 +7,8 @@ import itertools
 import pytest
 from botocore.exceptions import ClientError
 
+from gahp.batch import EventQueue
+
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 
@@ -95,16 +97,72 @@ def test_times_are_milliseconds_in_the_order_of_the_states(account, jobs):
 def test_a_list_has_one_status_and_pages_join_to_the_whole(account, jobs):
     account.wait(jobs["bad"])
     account.wait(jobs["killed"])
-    pages, token = [], {}
+    pages, created, token = [], [], {}
     while True:
         page = account.batch.list_jobs(jobQueue=account.queue, jobStatus="FAILED", maxResults=1, **token)
         pages.append([row["jobId"] for row in page["jobSummaryList"]])
+        created += [row["createdAt"] for row in page["jobSummaryList"]]
         if not page.get("nextToken"):
             break
         token = {"nextToken": page["nextToken"]}
     found = list(itertools.chain.from_iterable(pages))
     assert all(len(page) <= 1 for page in pages)
     assert len(found) == len(set(found)) and {jobs["bad"], jobs["killed"]} <= set(found)
+    assert created == sorted(created, reverse=True)
+
+
+def test_a_list_without_a_status_has_running_jobs_only_and_no_children(account, jobs):
+    account.wait(jobs["long"], "RUNNING")
+    account.wait(f"{jobs['long array']}:0", "RUNNING")
+    rows = account.until(
+        lambda: account.batch.list_jobs(jobQueue=account.queue)["jobSummaryList"],
+        lambda rows: jobs["long"] in [row["jobId"] for row in rows],
+    )
+    assert {row["status"] for row in rows} == {"RUNNING"}
+    assert not any(":" in row["jobId"] or row["jobId"] == jobs["long array"] for row in rows)
+
+
+def test_the_parent_of_running_children_is_pending_and_counts_them(account, jobs):
+    parent = jobs["long array"]
+    for index in range(3):
+        account.wait(f"{parent}:{index}", "RUNNING")
+    job = account.until(
+        lambda: account.describe(parent), lambda job: job["arrayProperties"]["statusSummary"].get("RUNNING") == 3
+    )
+    assert job["status"] == "PENDING"
+
+
+def test_one_child_is_terminated_alone_and_the_parent_takes_all_others_with_it(account, jobs):
+    parent = jobs["long array"]
+    for index in range(3):
+        account.wait(f"{parent}:{index}", "RUNNING")
+    account.batch.terminate_job(jobId=f"{parent}:1", reason="this one")
+    assert account.wait(f"{parent}:1")["statusReason"] == "this one"
+    assert {account.describe(f"{parent}:{index}")["status"] for index in (0, 2)} == {"RUNNING"}
+    account.batch.terminate_job(jobId=parent, reason="all of it")
+    assert account.wait(parent)["status"] == "FAILED"
+    assert {account.wait(f"{parent}:{index}")["status"] for index in (0, 2)} == {"FAILED"}
+
+
+def test_a_name_may_end_with_an_asterisk_and_be_in_any_case(account, jobs):
+    filters = [{"name": "JOB_NAME", "values": [f"{account.prefix}-*".upper()]}]
+    pages = account.batch.get_paginator("list_jobs").paginate(jobQueue=account.queue, filters=filters)
+    found = [row["jobId"] for page in pages for row in page["jobSummaryList"]]
+    assert {jobs["good"], jobs["bad"], jobs["array"]} <= set(found)
+    assert not any(":" in job_id for job_id in found)
+
+
+def test_a_change_of_state_comes_into_the_events_queue(account):
+    job_id = account.submit()
+    account.batch.terminate_job(jobId=job_id, reason="seen enough")
+    reader, heard = EventQueue(account.clients("sqs"), account.events_url), []
+
+    def listen():
+        reader.read(lambda job: heard.append(job) or True, wait_s=1)
+        return [job for job in heard if job.id == job_id and job.over]
+
+    (ended, *_) = account.until(listen, bool)
+    assert ended.status == "FAILED"
 
 
 def test_the_container_shows_definition_and_overrides_joined_the_same_at_every_look(account, jobs):
@@ -154,6 +212,17 @@ def test_a_job_out_of_time_fails_and_is_not_tried_again(account, jobs):
     assert "timeout" in job["statusReason"].lower()
 
 
+def test_fifty_jobs_are_terminated_a_call_and_unknown_ones_count_as_ended(account, jobs):
+    waiting = [jobs["waiting 1"], jobs["waiting 2"]]
+    answer = account.batch.terminate_jobs(jobs=[*waiting, UNKNOWN, "no id"], reason="all of them")
+    assert set(answer["successful"]) == {*waiting, UNKNOWN}
+    assert [error["job"] for error in answer["errors"]] == ["no id"]
+    for job_id in waiting:
+        job = account.wait(job_id)
+        assert (job["status"], job["statusReason"], job.get("attempts", [])) == ("FAILED", "all of them", [])
+    assert account.refusal(account.batch.terminate_jobs, jobs=[UNKNOWN] * 51, reason="too many")[0] == 400
+
+
 def test_a_running_job_is_not_cancelled_and_is_terminated_with_the_reason_given(account, jobs):
     account.wait(jobs["long"], "RUNNING")
     account.batch.cancel_job(jobId=jobs["long"], reason="too late")
@@ -186,6 +255,12 @@ def test_an_array_runs_each_child_with_its_index_and_fails_with_one_of_them(acco
     assert parent["status"] == "FAILED"
     rows = account.batch.list_jobs(arrayJobId=jobs["array"], jobStatus="FAILED")["jobSummaryList"]
     assert [row["jobId"] for row in rows] == [f"{jobs['array']}:1"]
+
+
+def test_a_child_that_fails_is_tried_again_alone(account, jobs):
+    parent = jobs["array with a second try"]
+    assert account.wait(parent)["status"] == "SUCCEEDED"
+    assert [len(account.wait(f"{parent}:{index}")["attempts"]) for index in range(2)] == [1, 2]
 
 
 def test_a_job_fails_with_the_one_it_depends_on(account, jobs):

@@ -23,12 +23,13 @@ def account_there(tmp_path):
         yield aws
 
 
-def start(aws: LocalAws, *words: str) -> subprocess.Popen[str]:
+def start(aws: LocalAws, *words: str, worker: str = "") -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         **aws.environment(),
         "AWSBATCH_TEST_PREFIX": PREFIX,
         "AWSBATCH_TEST_IMAGE": "awsbatch/fetch_and_run",
+        "PYTEST_XDIST_WORKER": worker,
     }
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-v", "-s", *words, str(CONTRACT)]
     root = CONTRACT.parents[2]
@@ -47,6 +48,8 @@ def left(aws: LocalAws) -> list[str]:
     found += [entry["jobDefinitionName"] for entry in batch.describe_job_definitions(status="ACTIVE")["jobDefinitions"]]
     found += [bucket["Name"] for bucket in aws.client("s3").list_buckets()["Buckets"]]
     found += [role["Path"] for role in iam.list_roles()["Roles"]]
+    found += aws.client("sqs").list_queues().get("QueueUrls", [])
+    found += [rule["Name"] for rule in aws.client("events").list_rules()["Rules"]]
     return [name for name in found if PREFIX in name]
 
 
@@ -57,6 +60,27 @@ def test_it_says_what_it_may_cost_and_leaves_nothing(account_there):
     assert "a REAL AWS account; everything is named contract-test-*" in output
     assert "at most 0.12 USD" in output
     assert f"Created the job queue {PREFIX}-job-queue" in output
+    assert left(account_there) == []
+
+
+def test_what_is_there_of_the_prefix_already_is_not_touched(account_there):
+    batch = account_there.client("batch")
+    name = f"{PREFIX}-job-definition"
+    container = {"image": "x", "vcpus": 1, "memory": 64}
+    tags = {"awsbatch-gahp:prefix": PREFIX}
+    batch.register_job_definition(jobDefinitionName=name, type="container", containerProperties=container, tags=tags)
+    process = start(account_there, "-k", "exit_0")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert f"something in us-east-1 already: the job definition {name}:1" in output
+    assert f"condor_awsbatch delete --prefix {PREFIX}" in output
+    assert left(account_there) == [name]
+
+
+def test_a_real_account_is_not_given_to_several_processes(account_there):
+    process = start(account_there, "-k", "exit_0", worker="gw0")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 3 and "leave -n away" in output
     assert left(account_there) == []
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gahp.provision import documents, network, policies, settings
+from gahp.provision import documents, network, policies, settings, update
+from gahp.provision.aws import Clients
 from gahp.provision.settings import Kind
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -67,6 +68,36 @@ def test_the_iam_files_are_what_create_puts_into_iam():
         "spot-fleet-role.trust": policies.trust("spotfleet.amazonaws.com"),
     }
     assert {path.stem: json.loads(path.read_text()) for path in CONF.glob("iam/*.json")} == expected
+
+
+# IAM's names of calls of S3 that have others there.
+S3_ACTIONS = {
+    "HeadBucket": "ListBucket",
+    "ListObjectVersions": "ListBucketVersions",
+    "PutBucketLifecycleConfiguration": "PutLifecycleConfiguration",
+    "PutPublicAccessBlock": "PutBucketPublicAccessBlock",
+    "DeleteObjects": "DeleteObject",
+}
+
+
+def test_the_administrators_policy_allows_every_call_of_create_update_and_delete(bench):
+    bench.clients.arm(0)
+    bench.create(with_events=True, default_vpc=True)
+    bench.create(with_events=True, default_vpc=True)
+    bench.edit("sample-job-queue.json", lambda document: document.update(priority=3))
+    bench.create(with_events=True)
+    update.update(bench.settings(), bench.clients, bench.said, max_vcpus=4, state="DISABLED", image="x")
+    bench.clients("s3").put_object(Bucket=f"{bench.prefix}-bucket", Key=f"{bench.prefix}/runs/1/manifest", Body=b"x")
+    bench.delete()
+    calls = {tuple(name.split(":")) for name in bench.clients.names} - {("s3", "put_object"), ("sts", "get_caller_identity")}
+    assert len(calls) > 40
+    wanted = set()
+    for service, method in calls:
+        operation = Clients.__call__(bench.clients, service).meta.method_to_api_mapping[method]
+        wanted.add(f"{service}:{S3_ACTIONS.get(operation, operation) if service == 's3' else operation}")
+    policy = json.loads((CONF / "iam" / "administrator.json").read_text())
+    allowed = {action for statement in policy["Statement"] for action in statement["Action"]}
+    assert wanted - allowed == set()
 
 
 def test_no_policy_of_ours_allows_everything_on_everything():

@@ -6,10 +6,12 @@ import json
 import re
 
 import pytest
+from botocore.exceptions import ClientError, ConnectionClosedError
 
 from gahp.model import Refused, Transient
-from gahp.provision import delete, entities, settings
+from gahp.provision import create, delete, entities, settings
 from gahp.provision.settings import CONTENT_TAG, PREFIX_TAG, Kind
+from tests.provision.conftest import Hooked
 
 ACCOUNT, REGION = "123456789012", "us-west-2"
 
@@ -89,6 +91,81 @@ def test_what_aws_does_not_let_be_changed_is_refused_with_what_to_do(bench):
     assert "another computeEnvironmentName" in text
 
 
+def _environment_role(bench, name):
+    """A role for AWS Batch that somebody has made."""
+    return bench.clients("iam").create_role(RoleName=name, AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+
+
+def test_another_service_role_of_the_account_takes_the_place_of_a_wrong_one(bench):
+    bench.create()
+    right = _environment_role(bench, "RightRole")
+    bench.edit("sample-compute-env.json", lambda document: document.update(serviceRole=right))
+    bench.create()
+    assert bench.environment()["serviceRole"] == right
+    bench.delete()
+    bench.clients("iam").delete_role(RoleName="RightRole")
+
+
+def test_aws_own_service_role_cannot_be_changed_for_another(bench):
+    def modern(document):
+        del document["serviceRole"], document["computeResources"]["bidPercentage"]
+
+    bench.edit("sample-compute-env.json", modern)
+    bench.create()
+    role = _environment_role(bench, "OtherRole")
+    bench.edit("sample-compute-env.json", lambda document: document.update(serviceRole=role))
+    assert "does not let serviceRole of the compute environment" in bench.refused()
+    bench.clients("iam").delete_role(RoleName="OtherRole")
+
+
+def test_what_the_file_no_longer_names_stays_and_that_is_said(bench):
+    bench.create()
+    bench.edit("sample-job-queue.json", lambda document: document.pop("state"))
+    bench.create()
+    said = f"Noted that the file of the job queue {bench.prefix}-job-queue is another one: what it no longer names stays as it is"
+    assert said in bench.said.lines
+    assert bench.queue()["state"] == "ENABLED"
+    assert bench.create().changes == 0
+
+
+@pytest.mark.parametrize("name", ["sample-job-definition", "sample-compute-env", "sample-job-queue"])
+def test_tags_that_the_file_has_now_are_set_and_others_stay(bench, name):
+    bench.edit(f"{name}.json", lambda document: document.update(tags={"kept": "1"}))
+    bench.create()
+    bench.edit(f"{name}.json", lambda document: document.update(tags={"team": "lab"}))
+    assert bench.create().changes == 1
+    assert any(line.startswith("Changed the tags of the ") and line.endswith(": team") for line in bench.said.lines)
+    found = {"definition": lambda: bench.definitions()[-1], "env": bench.environment, "queue": bench.queue}
+    tags = found[name.rpartition("-")[2]]()["tags"]
+    assert (tags["team"], tags["kept"], tags[PREFIX_TAG]) == ("lab", "1", bench.prefix)
+    assert bench.create().changes == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "where"),
+    [
+        (
+            "job-queue",
+            {"computeEnvironmentOrder": [{"order": 1, "computeEnvironment": f"arn:aws:batch:eu-west-1:{ACCOUNT}:any/x"}]},
+            "computeEnvironmentOrder[0].computeEnvironment",
+        ),
+        ("compute-env", {"serviceRole": "arn:aws:iam::210987654321:role/x"}, "serviceRole"),
+        ("compute-env", {"serviceRole": f"arn:aws-cn:iam::{ACCOUNT}:role/x"}, "serviceRole"),
+    ],
+)
+def test_an_arn_in_a_file_that_is_of_another_region_account_or_partition_is_refused(bench, name, change, where):
+    path = bench.edit(f"sample-{name}.json", lambda document: document.update(change))
+    text = bench.refused()
+    assert text.startswith(f"{path}: {where} is arn:aws") and f"is not of {REGION} of account {ACCOUNT}" in text
+    assert bench.survey().lines() == []
+
+
+def test_an_arn_that_a_job_gets_as_a_variable_may_be_of_anywhere(bench):
+    variables = [{"name": "QUEUE", "value": "arn:aws:batch:eu-west-1:210987654321:job-queue/x"}]
+    bench.edit("sample-job-definition.json", lambda document: document["containerProperties"].update(environment=variables))
+    assert bench.create().job_definition.made
+
+
 def test_an_environment_of_aws_own_role_and_a_newer_strategy_takes_other_instance_types(bench):
     def modern(document):
         del document["serviceRole"], document["computeResources"]["bidPercentage"]
@@ -134,6 +211,69 @@ def test_the_places_of_account_and_region_in_the_sample_image_are_filled_in(benc
     bench.create()
     image = bench.definitions()[0]["containerProperties"]["image"]
     assert image == f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/awsbatch/fetch_and_run"
+
+
+def _roles_of(bench, name="batchJobRole"):
+    iam = bench.clients("iam")
+    policy = iam.get_role_policy(RoleName=name, PolicyName="awsbatch-gahp")["PolicyDocument"]
+    return policy["Statement"][0]["Resource"], iam.get_role(RoleName=name)["Role"]["Arn"]
+
+
+def test_a_role_that_was_made_for_another_prefix_is_neither_taken_nor_changed(bench):
+    bench.create()
+    resource, arn = _roles_of(bench)
+    text = bench.refused(prefix=f"{bench.prefix}-b", s3=f"s3://{bench.prefix}-b-data")
+    assert "The role batchJobRole, which containerProperties.jobRoleArn names, was made for another" in text and arn in text
+    assert "write another name there, or that ARN to share it" in text
+    assert bench.survey(prefix=f"{bench.prefix}-b").lines() == []
+    assert _roles_of(bench) == (resource, arn)
+
+
+def test_a_role_that_was_made_for_another_region_is_neither_taken_nor_changed_nor_deleted(bench):
+    bench.create()
+    before = _roles_of(bench)
+    elsewhere = Hooked(
+        region="us-east-1",
+        endpoint_url=bench.aws.endpoint,
+        aws_access_key_id=bench.aws.environment()["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=bench.aws.environment()["AWS_SECRET_ACCESS_KEY"],
+    )
+    there = bench.settings(region="us-east-1", s3=f"s3://{bench.prefix}-east", default_vpc=True)
+    with pytest.raises(Refused, match=f"was made for another prefix or Region, {before[1]}"):
+        create.create(there, elsewhere, bench.said, pause=lambda seconds: None)
+    assert not delete.survey(there, elsewhere, bench.said).roles
+    delete.delete(there, elsewhere, bench.said, pause=lambda seconds: None)
+    assert _roles_of(bench) == before
+
+
+def test_a_role_that_was_there_before_is_used_and_named(bench):
+    iam = bench.clients("iam")
+    arn = iam.create_role(RoleName="batchJobRole", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    bench.create()
+    assert f"Using the role batchJobRole, which was there before: {arn}" in bench.said.lines
+    assert bench.definitions()[0]["containerProperties"]["jobRoleArn"] == arn
+    assert iam.list_role_policies(RoleName="batchJobRole")["PolicyNames"] == []
+    bench.delete()
+    iam.delete_role(RoleName="batchJobRole")
+
+
+def test_another_bucket_for_the_same_prefix_changes_the_policy_and_says_so(bench):
+    bench.create()
+    bench.create(s3=f"s3://{bench.prefix}-other/k")
+    assert "Changed the policy of the role batchJobRole" in bench.said.lines
+    assert _roles_of(bench)[0] == f"arn:aws:s3:::{bench.prefix}-other/k/*"
+    bench.clients("s3").delete_bucket(Bucket=f"{bench.prefix}-other")
+
+
+def test_subnets_that_somebody_has_added_to_the_default_vpc_are_not_taken(bench):
+    ec2 = bench.clients("ec2")
+    vpc = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"][0]["VpcId"]
+    own = ec2.create_subnet(VpcId=vpc, CidrBlock="172.31.240.0/24")["Subnet"]["SubnetId"]
+    bench.edit("sample-compute-env.json", lambda document: document["computeResources"].pop("subnets"))
+    bench.create(default_vpc=True)
+    taken = bench.environment()["computeResources"]["subnets"]
+    assert taken and own not in taken
+    ec2.delete_subnet(SubnetId=own)
 
 
 def test_the_default_network_is_filled_in_when_asked_for(bench):
@@ -373,8 +513,7 @@ def test_what_passes_is_waited_out_and_nothing_is_made_twice(bench, kind):
         else:
             bench.aws.faults.add(kind, action=action, count=2)
     real = []
-    from gahp.provision import create  # the real pause, for a rate limit passes with time only
-
+    # The real pause, for a rate limit passes with time only.
     create.create(bench.settings(), bench.clients, bench.said, pause=lambda seconds: real.append(seconds) or _sleep(seconds))
     bench.aws.faults.clear()
     assert real
@@ -403,6 +542,11 @@ def _raise(error):
     raise error
 
 
+def _deny(name):
+    answer = {"Error": {"Code": "AccessDenied", "Message": "Access Denied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+    raise ClientError(answer, name)
+
+
 def test_interrupted_after_any_change_a_second_run_finishes_and_delete_removes_all(bench):
     expected = None
     for number in range(1, 100):
@@ -427,14 +571,8 @@ def _shape(found: delete.Survey) -> list[str]:
 
 
 def test_refused_at_any_call_it_says_which_action_and_another_run_goes_on_from_there(bench):
-    from botocore.exceptions import ClientError
-
-    def deny(name):
-        answer = {"Error": {"Code": "AccessDenied", "Message": "Access Denied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
-        raise ClientError(answer, name)
-
     for number in range(1, 100):
-        bench.clients.arm(number, before=deny)
+        bench.clients.arm(number, before=_deny)
         try:
             bench.create()
             break
@@ -467,15 +605,58 @@ def test_interrupted_after_any_change_of_delete_a_second_run_removes_the_rest(be
 
 @pytest.mark.parametrize("call", ["create_bucket", "put_public_access_block", "put_bucket_lifecycle_configuration"])
 def test_interrupted_with_a_bucket_half_made_it_is_taken_back(bench, call):
-    bench.clients.arm(0, only_changes=True)
-    bench.create()
-    number = bench.clients.names.index(f"s3:{call}") + 1
-    bench.delete()
+    number = _number_of(bench, call)
     bench.clients.arm(number, after=lambda name: _raise(Stop(name)), only_changes=True)
     with pytest.raises(Stop, match=f"s3:{call}"):
         bench.create()
     bench.clients.disarm()
     assert not bench.survey().bucket.exists
+
+
+def _number_of(bench, call, **fields):
+    """Which of the changes of `create` that call is."""
+    bench.clients.arm(0, only_changes=True)
+    bench.create(**fields)
+    number = bench.clients.names.index(f"s3:{call}") + 1
+    bench.delete(**fields)
+    return number
+
+
+@pytest.mark.parametrize("call", ["put_public_access_block", "put_bucket_lifecycle_configuration", "put_bucket_tagging"])
+def test_a_bucket_that_cannot_be_closed_and_tagged_is_taken_back_and_made_by_the_next_run(bench, call):
+    named = {"s3": f"s3://{bench.prefix}-data/key"}
+    number = _number_of(bench, call, **named)
+    bench.clients.arm(number, before=_deny, only_changes=True)
+    assert "No permission" in bench.refused(**named)
+    bench.clients.disarm()
+    assert not bench.survey(**named).bucket.exists
+    assert bench.create(**named).bucket_made
+    assert bench.survey(**named).bucket.ours
+    bench.delete(**named)
+
+
+@pytest.mark.parametrize("call", ["create_bucket", "put_public_access_block", "put_bucket_tagging"])
+def test_a_bucket_of_any_name_whose_making_lost_a_reply_is_ours_and_closed(bench, call):
+    named = {"s3": f"s3://{bench.prefix}-data/key"}
+    number = _number_of(bench, call, **named)
+    bench.clients.arm(number, after=lambda name: _raise(ConnectionClosedError(endpoint_url=name)), only_changes=True)
+    assert bench.create(**named).bucket_made
+    bench.clients.disarm()
+    assert bench.survey(**named).bucket.ours
+    closed = bench.clients("s3").get_public_access_block(Bucket=f"{bench.prefix}-data")["PublicAccessBlockConfiguration"]
+    assert all(closed.values())
+    bench.delete(**named)
+
+
+def test_a_bucket_name_that_s3_is_still_busy_with_is_waited_for(bench):
+    bench.aws.faults.fail("s3:CreateBucket", status=409, code="OperationAborted", message="A conflicting operation", count=2)
+    assert bench.create().bucket_made
+    assert any("s3:CreateBucket about the bucket" in text and "has to wait" in text for text in bench.said.waited)
+
+
+def test_a_bucket_name_that_is_taken_is_told_as_such(bench):
+    bench.aws.faults.fail("s3:CreateBucket", status=409, code="BucketAlreadyExists", message="It is not available")
+    assert f"The bucket name {bench.prefix}-bucket is taken: give another" in bench.refused()
 
 
 def test_a_bucket_that_a_killed_run_left_untagged_is_adopted_if_it_is_empty(bench):

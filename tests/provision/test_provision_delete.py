@@ -45,6 +45,43 @@ def test_what_does_not_carry_the_tag_stays(bench):
     batch.tag_resource(resourceArn=arn, tags={PREFIX_TAG: bench.prefix})
 
 
+def test_what_hangs_on_something_that_cannot_be_deleted_is_left_alone_till_it_can(bench):
+    bench.create()
+    bench.aws.faults.fail("batch:DeleteJobQueue", status=403, code="AccessDeniedException", message="not you")
+    with pytest.raises(Refused, match=r"No permission.* What does not hang on that is deleted; run this again"):
+        bench.delete()
+    found = bench.survey()
+    assert (len(found.compute_environments), len(found.profiles), len(found.roles)) == (1, 1, 3)
+    assert not found.job_definitions and not found.bucket.exists
+    assert bench.environment()["state"] == "ENABLED"
+    assert "Kept the role AWSBatchServiceRole: what has it could not be deleted" in bench.said.lines
+    bench.aws.faults.clear()
+    bench.delete()
+    assert bench.survey().lines() == []
+
+
+def test_a_role_that_a_definition_of_another_prefix_has_stays_and_that_is_said(bench):
+    made = bench.create()
+    role = bench.definitions()[0]["containerProperties"]["jobRoleArn"]
+    name = f"{bench.prefix}-other"
+    shared = {"image": "x", "vcpus": 1, "memory": 64, "jobRoleArn": role}
+    batch = bench.clients("batch")
+    arn = batch.register_job_definition(jobDefinitionName=name, type="container", containerProperties=shared)["jobDefinitionArn"]
+    said = f"The role batchJobRole stays: the job definition {name} of another prefix has it."
+    assert bench.survey().kept() == [said]
+    bench.delete()
+    assert bench.clients("iam").get_role(RoleName="batchJobRole")["Role"]["Arn"] == role
+    batch.deregister_job_definition(jobDefinition=arn)
+    assert made and bench.survey().roles == ("batchJobRole",)
+
+
+def test_a_bucket_that_cannot_be_looked_at_keeps_delete_from_guessing(bench):
+    bench.create()
+    bench.aws.faults.fail("s3:HeadBucket", status=400, code="InvalidRequest", message="what?")
+    with pytest.raises(Refused, match="AWS refuses s3:HeadBucket for the bucket"):
+        bench.survey()
+
+
 def test_a_bucket_that_holds_other_things_stays_with_all_it_holds(bench):
     bench.create()
     s3, bucket = bench.clients("s3"), f"{bench.prefix}-bucket"
@@ -156,3 +193,11 @@ def test_an_update_survives_another_create_with_the_same_files(bench):
 def test_there_has_to_be_something_to_update(bench, fields):
     with pytest.raises(Refused, match=rf"tag of the prefix {re.escape(bench.prefix)}"):
         change(bench, **fields)
+
+
+def test_a_definition_without_an_image_is_told(bench, monkeypatch):
+    several = {"jobDefinitionName": "d", "revision": 2, "jobDefinitionArn": "d:2", "tags": {PREFIX_TAG: bench.prefix}}
+    monkeypatch.setattr(update.entities, "all_of", lambda *_: [{**several, "nodeProperties": {}}])
+    with pytest.raises(Refused, match="d:2 has no containerProperties, and so no image to change"):
+        change(bench, image="x")
+    monkeypatch.undo()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
+import re
 import time
 
 import pytest
 
 from gahp import config
-from gahp.provision import checks, doctor
+from gahp.provision import checks, doctor, probe
 from gahp.provision.checks import Failed
 from gahp.provision.doctor import Status
 
@@ -63,8 +65,10 @@ def test_all_is_well_after_create_and_a_real_job_runs(site):
     assert list(found) == [*NAMES, "probe job"]
     assert {finding.name: finding.text for finding in found.values() if finding.status is not Status.OK} == {}
     assert "all its output came back after" in found["probe job"].text
-    for word in ("staged in", "waited", "ran", "staged out"):
-        assert f"{word} " in found["probe job"].text
+    phases = found["probe job"].phases
+    assert list(phases) == ["staged in", "waited", "ran", "staged out"]
+    assert all(f"{word} {seconds:.1f} s" in found["probe job"].text for word, seconds in phases.items())
+    assert re.search(r"; the image has bash [0-9]+\.[0-9.]+", found["probe job"].text)
     assert "2 vCPUs at a time" in found["compute environments"].text
     assert "1 vCPUs, 500 MiB" in found["job definition"].text
     s3 = site.bench.clients("s3")
@@ -205,6 +209,89 @@ def test_a_job_role_that_may_do_too_much_is_a_note(site):
 )
 def test_wide_is_everything_on_every_bucket(statement, wide):
     assert checks.is_wide({"Version": "2012-10-17", "Statement": [statement]}) is wide
+
+
+@pytest.mark.parametrize(
+    ("statement", "wide"),
+    [
+        ({"Action": "s3:GetObject*", "Resource": "*"}, True),
+        ({"Action": "s3:*Object", "Resource": "*"}, True),
+        ({"Action": "S3:*", "Resource": "arn:aws:s3:::*"}, True),
+        ({"Action": "s3:putobject", "Resource": "*"}, True),
+        ({"NotAction": "iam:*", "Resource": "*"}, True),
+        ({"NotAction": "s3:*", "Resource": "*"}, False),
+        ({"Action": "s3:*", "NotResource": "arn:aws:s3:::secret/*"}, True),
+        ({"Action": "s3:*", "NotResource": "arn:aws:s3:::*"}, False),
+        ({"Action": ["s3:ListBucket", "s3:GetBucketLocation"], "Resource": "*"}, False),
+        ({"Action": "s3:*", "Resource": ["arn:aws:s3:::lab-*/*", "arn:aws:s3:::lab-*"]}, False),
+    ],
+)
+def test_wide_is_told_by_what_a_policy_allows_and_not_by_how_it_is_written(statement, wide):
+    assert checks.is_wide({"Version": "2012-10-17", "Statement": {"Effect": "Allow", **statement}}) is wide
+
+
+def test_an_attached_policy_of_any_name_is_looked_into(site):
+    iam = site.bench.clients("iam")
+    everything = {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}}
+    arn = iam.create_policy(PolicyName=f"{site.bench.prefix}-own", PolicyDocument=json.dumps(everything))["Policy"]["Arn"]
+    iam.attach_role_policy(RoleName="batchJobRole", PolicyArn=arn)
+    assert f"{site.bench.prefix}-own" in site.only("policy", Status.ADVICE).text
+    site.bench.aws.faults.fail("iam:GetPolicy", status=403, code="AccessDenied", message="Access Denied")
+    assert f"not looked at {site.bench.prefix}-own" in site.only("policy", Status.OK).text
+    site.bench.aws.faults.clear()
+    iam.detach_role_policy(RoleName="batchJobRole", PolicyArn=arn)
+    iam.delete_policy(PolicyArn=arn)
+
+
+def test_what_the_doctor_wrote_into_the_bucket_goes_also_when_it_cannot_be_read(site):
+    site.bench.aws.faults.fail("s3:GetObject", status=403, code="AccessDenied", message="Access Denied")
+    assert "may not do s3:GetObject" in site.only("bucket", Status.FAILED).text
+    assert "Contents" not in site.bench.clients("s3").list_objects_v2(Bucket=f"{site.bench.prefix}-bucket")
+
+
+@pytest.mark.parametrize(("said", "text"), [("25.0.2", "HTCondor 25.0.2"), ("22.8.1", "Too old: HTCondor 22.8.1.")])
+def test_the_version_of_the_pool_is_told_beside_that_of_its_python(site, tmp_path, said, text):
+    program = tmp_path / "condor_version"
+    program.write_text(f"#!/bin/sh\necho '$CondorVersion: {said} 2026-01-01 BuildID: 1 $'\n")
+    program.chmod(0o755)
+    assert text in site.examine(BIN=str(tmp_path))["versions"].text
+
+
+def test_an_htcondor_that_does_not_tell_its_version_is_no_fault(site, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "no condor_version here" in site.only("versions", Status.OK).text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("bash 5.2.1\ns5cmd\ngzip\nfind\nperl\nunzip\n", "the image has bash 5.2.1, s5cmd, gzip, and what Pegasus needs"),
+        ("bash 5.2.1\naws\ngzip\nfind\n", "the image has bash 5.2.1, aws, gzip, and no perl (Pegasus), no unzip (zip archives)"),
+    ],
+)
+def test_the_tools_of_the_image_are_told(text, said):
+    assert probe.tools(text) == said
+
+
+def test_an_image_without_gzip_is_told():
+    with pytest.raises(Failed, match="no gzip"):
+        probe.tools("bash 5.2.1\ns5cmd\n")
+
+
+def test_a_check_that_breaks_is_a_line_like_any_other_and_the_rest_is_looked_at(site, monkeypatch):
+    def fall(patient):
+        raise concurrent.futures.TimeoutError
+
+    broken = [checks.Test("region", fall) if test.name == "region" else test for test in checks.CHECKS]
+    monkeypatch.setattr(checks, "CHECKS", broken)
+    finding = site.only("region", Status.FAILED)
+    assert finding.text == "it could not be looked at: TimeoutError"
+
+
+def test_a_gateway_that_does_not_answer_is_told(site, monkeypatch):
+    monkeypatch.setattr(probe, "_SUBMIT_LIMIT_S", 0.0)
+    site.bench.aws.faults.delay("batch:SubmitJob", seconds=1.0, count=1)
+    assert "AWS did not take the probe job within 0 s" in site.examine(probe_limit_s=60)["probe job"].text
 
 
 def test_logs_that_may_not_be_read_are_a_note(site):

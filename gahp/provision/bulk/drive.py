@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gahp.model import Refused, Transient
 from gahp.provision.bulk import report
-from gahp.provision.bulk.entities import BUCKET, Entities
+from gahp.provision.bulk.entities import Entities
 from gahp.provision.bulk.jobfile import Task
 from gahp.provision.bulk.options import Options, read_tasks
 from gahp.provision.bulk.run import Limits, Run, Site, end_job, run_key
@@ -65,7 +65,7 @@ class _Bulk:
         clients = Clients(self._asked.region)
         cloud = Cloud(clients)
         state = State(Path(f"{self._asked.job_files[0]}.state"), self._digest)
-        keep = True
+        keep, run = True, None
         try:
             if state.changed:
                 self._end_stale(cloud, state)
@@ -86,10 +86,15 @@ class _Bulk:
                 finally:
                     keep = run.left_running
                     self._problems += run.problems
-                    self._write(run)
                     if not keep:
                         self._clean(uploads, state)
+        except (Refused, Transient) as error:
+            self._problems.append(str(error))
+            raise
         finally:
+            # Last: whatever went wrong, with the removal too, stands in the merged log.
+            if run is not None:
+                self._write(run)
             state.close(remove=not keep)
         if self._problems:
             return 2
@@ -101,8 +106,9 @@ class _Bulk:
         """The job file is not what it was when its run was interrupted: the jobs of then are of no use any more."""
         log.warning("The job file or the options have changed since the run was interrupted: its jobs are ended")
         patience = Patience(self._limits.end, self._stop)
+        until = time.monotonic() + self._limits.settle
         for name in list(state.sent):
-            end_job(cloud, patience, state, name, "The job file has changed")
+            end_job(cloud, patience, state, name, reason="The job file has changed", until=until)
         state.restart(self._digest)
 
     @contextlib.contextmanager
@@ -127,7 +133,7 @@ class _Bulk:
     def _clean(self, uploads: Uploads, state: State) -> None:
         try:
             Patience(self._limits.end, threading.Event())(lambda: uploads.clean(run_key(state.run)))
-            if any(kind == BUCKET for kind, _ in state.made):
+            if self._entities.makes_bucket(state):
                 uploads.clean_files()
         except (Refused, Transient) as error:
             # The results are there: that some small objects are left is no reason to fail a workflow.

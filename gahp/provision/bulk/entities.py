@@ -6,6 +6,7 @@ removed after it, and a bucket only when nothing is in it: what tasks have put t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import tempfile
@@ -105,6 +106,8 @@ class Entities:
             files = [text for kind, text in zip(Kind, given, strict=True) if text and value_of(kind, text).form is Form.FILE]
             if not files and self._there(clients, bucket):
                 return site
+            if not self._there(clients, bucket):
+                state.created(_INTENT + BUCKET, bucket)
             return self._create(self._settings(queue_file, f"s3://{bucket}/{key}"), site, state)
 
     def _create(self, settings: Settings, site: Site, state: State) -> Site:
@@ -132,6 +135,11 @@ class Entities:
             site.bucket_url,
         )
 
+    @staticmethod
+    def makes_bucket(state: State) -> bool:
+        """Whether the bucket goes with the run."""
+        return any(kind.removeprefix(_INTENT) == BUCKET for kind, _ in state.made)
+
     def remove(self, made: Sequence[tuple[str, str]]) -> list[str]:
         """Remove what a run made, in an order in which nothing hangs on what goes. Returns what could not be, as sentences."""
         settings = self._settings()
@@ -151,9 +159,11 @@ class Entities:
     @staticmethod
     def _remove(aws: provision_aws.Aws, kind: str, name: str) -> None:
         if kind == BUCKET:
-            if aws.ask("s3", "ListObjectsV2", f"the bucket {name}", Bucket=name, MaxKeys=1).get("KeyCount"):
-                raise Refused("tasks have put something into it")
-            aws.change("s3", "DeleteBucket", f"the bucket {name}", Bucket=name)
+            # It may never have been made: the set-up was refused before.
+            with contextlib.suppress(provision_aws.NotThere):
+                if aws.ask("s3", "ListObjectsV2", f"the bucket {name}", Bucket=name, MaxKeys=1).get("KeyCount"):
+                    raise Refused("tasks have put something into it")
+                aws.persist(lambda: aws.change("s3", "DeleteBucket", f"the bucket {name}", Bucket=name))
         elif kind == Kind.JOB_DEFINITION.value:
             for revision in entities.revisions(aws, name):
                 arn = revision["jobDefinitionArn"]

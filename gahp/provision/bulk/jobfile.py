@@ -177,11 +177,10 @@ class _Reader:
         value = self._entry.get(key)
         if value is None:
             return None
-        if isinstance(value, str) and value.isdecimal():
-            value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        number = _number(value)
+        if number is None or number < least:
             raise self._wrong(f"{key} has to be a whole number, at least {least}")
-        return value
+        return number
 
     def _vcpus(self) -> str:
         value = self._entry.get("vcpus")
@@ -201,19 +200,27 @@ class _Reader:
             value = value.get("attemptDurationSeconds")
         if value is None:
             return None
-        if not isinstance(value, int) or isinstance(value, bool) or value < 60:
+        seconds = _number(value)
+        if seconds is None or seconds < 60:
             raise self._wrong("timeout has to be a whole number of seconds; AWS Batch takes no less than 60")
-        return value
+        return seconds
 
     def _retry(self) -> str:
         value = self._entry.get("retryStrategy", self._entry.get("retry"))
         if value is None:
             return ""
         strategy = value if isinstance(value, dict) else {"attempts": value}
-        attempts = strategy.get("attempts")
-        if not isinstance(attempts, int) or isinstance(attempts, bool) or not 1 <= attempts <= 10:
+        attempts = _number(strategy.get("attempts"))
+        if attempts is None or not 1 <= attempts <= 10:
             raise self._wrong("retry has to be the number of attempts, 1 to 10, or a retryStrategy of AWS Batch with one")
-        return json.dumps(strategy, sort_keys=True)
+        return json.dumps({**strategy, "attempts": attempts}, sort_keys=True)
+
+
+def _number(value: Any) -> int | None:
+    """A whole number, which may be written as text; None for anything else."""
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _check_text(wrong: Any, words: Iterable[str]) -> None:

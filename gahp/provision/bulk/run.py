@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 _GROUP = "/aws/batch/job"
 _ACTIVE = ("STARTING", "RUNNING")
 _FINAL = ("SUCCEEDED", "FAILED")
+_LOOK_AGAIN_S = 0.5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,15 +116,16 @@ class Run:
     def _begin(self) -> None:
         # Without credentials nothing can begin; later they may come back.
         patience = Patience(self._limits.begin, self._stop, final=(CredentialsProblem,))
-        for queue in sorted({self._queue(part) for part in self._submissions}):
-            fair = patience.repeat(functools.partial(self._cloud.check_queue, queue))
-            self._shares[queue] = "default" if fair else ""
         known = [part for part in self._submissions if self._state.sent.get(part.name, ("", 0.0))[0]]
         for part in known:
             self._know(part, self._state.sent[part.name][0], new=False)
         waiting = [part for part in self._submissions if part not in known]
         if known:
             log.info("Took up %d of %d jobs of an interrupted run", len(known), len(self._submissions))
+        # What runs already needs no queue that takes jobs.
+        for queue in sorted({self._queue(part) for part in waiting}):
+            fair = patience.repeat(functools.partial(self._cloud.check_queue, queue, submitting=True))
+            self._shares[queue] = "default" if fair else ""
         if waiting:
             self._upload(waiting, patience)
         with ThreadPoolExecutor(8, thread_name_prefix="submit") as pool:
@@ -167,6 +170,9 @@ class Run:
                     raise
                 log.warning("%s; %s is looked up before it is sent again", error, part.name)
                 job_id = self._look_up(part.name, queue, time.time(), patience)
+            except (Refused, Transient, Interrupted):
+                self._state.unsent(part.name)
+                raise
         self._state.submitted(part.name, job_id)
         self._know(part, job_id, new=True)
 
@@ -257,11 +263,11 @@ class Run:
             if stream := container.get("logStreamName"):
                 options = (container.get("logConfiguration") or {}).get("options") or {}
                 follow.stream = (options.get("awslogs-group") or _GROUP, stream)
-            self._over(follow, stopped)
+            self._over(follow)
         elif status == "RUNNABLE" and reason.startswith("MISCONFIGURATION") and not follow.reason:
             # Batch says that no environment of the queue can ever hold it.
-            follow.reason = reason
             self._cloud.terminate(follow.job_id, one_line(reason, 200))
+            follow.reason = reason
 
     def _miss(self, follow: Follow) -> None:
         now = time.monotonic()
@@ -269,12 +275,12 @@ class Run:
         if now - follow.missing_since > self._limits.missing:
             follow.state, follow.reason = "FAILED", "AWS Batch no longer knows this job"
             self._jobstate.write(follow, "FAILED")
-            self._over(follow, 0.0)
+            self._over(follow)
 
     def _stalled(self, patience: Patience, waiting: Sequence[Follow]) -> None:
         """Nothing has moved for long: raise Refused if nothing can."""
-        for queue in sorted(self._shares):
-            patience.repeat(functools.partial(self._cloud.check_queue, queue))
+        for queue in sorted({self._queue(part) for part in self._submissions}):
+            patience.repeat(functools.partial(self._cloud.check_queue, queue, submitting=False))
         # One child of each array tells what its parent does not.
         some = {follow.job_id.partition(":")[0]: follow for follow in waiting}
         for follow in some.values():
@@ -287,17 +293,17 @@ class Run:
 
     # -- the end of a task
 
-    def _over(self, follow: Follow, stopped: float) -> None:
+    def _over(self, follow: Follow) -> None:
         follow.over = True
         log.log(logging.INFO if follow.succeeded else logging.WARNING, "%s: %s %s", follow.task.name, follow.state, follow.reason)
-        self._collecting.append(self._pool.submit(self._collect, follow, stopped or time.time()))
+        self._collecting.append(self._pool.submit(self._collect, follow, time.monotonic()))
 
-    def _collect(self, follow: Follow, stopped: float) -> None:
-        """Put a task's output into its files."""
+    def _collect(self, follow: Follow, seen: float) -> None:
+        """Put a task's output into its files. `seen`: when it was over, by this machine's monotonic clock."""
         output, problem = logs.Output(), ""
         if follow.stream is not None:
             try:
-                output = self._fetch(follow, *follow.stream, stopped)
+                output = self._fetch(follow, *follow.stream, seen)
             except (Refused, Transient) as error:
                 problem = f"The log of {follow.task.name} ({follow.job_id}) could not be fetched: {error}"
             except Interrupted:
@@ -318,14 +324,14 @@ class Run:
         except Refused as error:
             self.problems.append(str(error))
 
-    def _fetch(self, follow: Follow, group: str, stream: str, stopped: float) -> logs.Output:
+    def _fetch(self, follow: Follow, group: str, stream: str, seen: float) -> logs.Output:
         """The output of a task that has ended. Its log arrives later than its end; the last line says that all is there."""
         sure = follow.succeeded and follow.task.fetched
         patience = Patience(self._limits.log_limit, self._stop)
-        limit = stopped + (self._limits.log_limit if sure else self._limits.log_settle)
+        limit = seen + (self._limits.log_limit if sure else self._limits.log_settle)
         while True:
             output = logs.split(patience(lambda: list(self._cloud.messages(group, stream))))
-            if output.complete or time.time() > limit:
+            if output.complete or time.monotonic() > limit:
                 return output
             if self._stop.wait(0.5):
                 raise Interrupted
@@ -335,18 +341,19 @@ class Run:
     def _end(self, reason: str) -> None:
         """End every job that is not over."""
         patience = Patience(self._limits.end, threading.Event())
+        until = time.monotonic() + self._limits.settle
         for part in self._submissions:
             left = [follow for follow in self._children[part.name] if not follow.over]
             if left and part.name in self._state.sent:
-                self._end_one(patience, part.name, reason)
+                self._end_one(patience, part.name, reason, until)
             for follow in left:
                 follow.over, follow.state, follow.reason = True, "TERMINATED", reason
                 self._jobstate.write(follow, "TERMINATED")
-                self._collecting.append(self._pool.submit(self._collect, follow, 0.0))
+                self._collecting.append(self._pool.submit(self._collect, follow, -math.inf))
 
-    def _end_one(self, patience: Patience, name: str, reason: str) -> None:
+    def _end_one(self, patience: Patience, name: str, reason: str, until: float) -> None:
         try:
-            end_job(self._cloud, patience, self._state, name, reason)
+            end_job(self._cloud, patience, self._state, name, reason=reason, until=until)
         except (Refused, Transient) as error:
             self.left_running = True
             self.problems.append(f"The job {name} may still run in AWS Batch, and could not be ended: {error}")
@@ -358,9 +365,15 @@ def run_key(run: str) -> str:
     return f".pegasus-aws-batch/{run}"
 
 
-def end_job(cloud: Cloud, patience: Patience, state: State, name: str, reason: str) -> None:
-    """End a job that was or may have been submitted. Raises Refused or Transient."""
+def end_job(cloud: Cloud, patience: Patience, state: State, name: str, *, reason: str, until: float) -> None:
+    """End a job that was or may have been submitted. Raises Refused or Transient.
+
+    One whose SubmitJob has no reply is looked for until `until`, a monotonic time: Batch may list it a while after it has it.
+    """
     job_id = state.sent[name][0] or patience.repeat(lambda: cloud.find(name, state.queues[name]))
+    while not job_id and time.monotonic() < until:
+        time.sleep(_LOOK_AGAIN_S)
+        job_id = patience.repeat(lambda: cloud.find(name, state.queues[name]))
     if job_id:
         patience.repeat(lambda: cloud.terminate(job_id, reason))
         log.info("Ended %s (%s): %s", name, job_id, reason)

@@ -25,6 +25,9 @@ from gahp.model import Refused, Transient, one_line
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+# Of compute environments: where jobs run, or soon will.
+_USABLE = ("VALID", "CREATING", "UPDATING")
+
 
 class Interrupted(Exception):
     """The run is to end now: SIGTERM or its like came."""
@@ -103,22 +106,33 @@ class Cloud:
         self._batch, self._logs = clients("batch"), clients("logs")
         self._jobs = Batch(self._batch, definition="")
 
-    def check_queue(self, queue: str) -> bool:
-        """Whether it has a fair-share policy. Raises Refused: nothing that is sent there can ever run."""
+    def check_queue(self, queue: str, *, submitting: bool) -> bool:
+        """Whether it has a fair-share policy. Raises Refused: nothing that waits there can ever run.
+
+        `submitting`: more is to be sent there, which a DISABLED queue does not take; what it has it finishes.
+        """
         queues = self._call("DescribeJobQueues", self._batch.describe_job_queues, jobQueues=[queue])["jobQueues"]
         if not queues:
             raise Refused(f"The job queue {queue} does not exist in this account and Region.")
         found = queues[0]
-        if found["state"] != "ENABLED":
+        if submitting and found["state"] != "ENABLED":
             raise Refused(f"The job queue {queue} is {found['state']}: enable it in AWS Batch.")
         if found.get("status") in ("INVALID", "DELETING", "DELETED"):
             raise Refused(f"The job queue {queue} is {found['status']}: {_reason(found)}.")
         names = [entry["computeEnvironment"] for entry in found.get("computeEnvironmentOrder", ())]
-        environments = self._call(
-            "DescribeComputeEnvironments", self._batch.describe_compute_environments, computeEnvironments=names
-        )["computeEnvironments"]
-        if not any(entry.get("status") not in ("INVALID", "DELETED") for entry in environments):
-            told = [f"{entry['computeEnvironmentName']} is {entry['status']}: {_reason(entry)}" for entry in environments]
+        # Without a name it would be all there are.
+        environments = (
+            self._call("DescribeComputeEnvironments", self._batch.describe_compute_environments, computeEnvironments=names)[
+                "computeEnvironments"
+            ]
+            if names
+            else []
+        )
+        if not any(entry.get("state") == "ENABLED" and entry.get("status") in _USABLE for entry in environments):
+            told = [
+                f"{entry['computeEnvironmentName']} is {entry.get('status')} and {entry.get('state')}: {_reason(entry)}"
+                for entry in environments
+            ]
             raise Refused(f"No compute environment of the job queue {queue} can run a job: {'; '.join(told) or 'it has none'}.")
         return bool(found.get("schedulingPolicyArn"))
 

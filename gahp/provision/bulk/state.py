@@ -59,6 +59,8 @@ class State:
         for kind, *values in entries[1:]:
             if kind == "sending":
                 self.sent[values[0]] = ("", values[2])
+            elif kind == "unsent":
+                self.sent.pop(values[0], None)
             elif kind == "sent":
                 self.sent[values[0]] = (values[1], 0.0)
             elif kind == "made":
@@ -80,6 +82,11 @@ class State:
         now = time.time()
         self.sent[name], self.queues[name] = ("", now), queue
         self._append("sending", name, queue, now)
+
+    def unsent(self, name: str) -> None:
+        """Batch surely does not have it."""
+        del self.sent[name]
+        self._append("unsent", name)
 
     def submitted(self, name: str, job_id: str) -> None:
         self.sent[name] = (job_id, 0.0)

@@ -1,6 +1,7 @@
 """The example's set-up with pegasus-aws-batch, word for word from its manual; and runs that make what they need and remove it."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,9 @@ from botocore.config import Config
 
 from gahp.model import Refused
 from gahp.provision.bulk import drive, options
+from gahp.provision.bulk.entities import Entities
 from gahp.provision.bulk.run import Limits
+from gahp.provision.bulk.state import State
 
 ROOT = Path(__file__).resolve().parents[3]
 MANUAL = ROOT / "tests" / "data" / "pegasus-example" / "README.md"
@@ -132,11 +135,53 @@ def test_a_bucket_that_tasks_have_put_something_into_stays_and_that_is_said(bulk
     bulk.write(bulk.task("one", 'echo result > r; s5cmd cp r "${PEGASUS_AWS_BATCH_BUCKET}r" >/dev/null'))
     assert run_with_files(bulk, example) == 2
     assert "tasks have put something into it" in caplog.text
+    assert "tasks have put something into it" in bulk.err
     bucket = f"{bulk.prefix}-bucket"
     assert bulk.s3.get_object(Bucket=bucket, Key=f"{bulk.prefix}/r")["Body"].read() == b"result\n"
     assert there(client, bulk.prefix) == []
     bulk.s3.delete_object(Bucket=bucket, Key=f"{bulk.prefix}/r")
     bulk.s3.delete_bucket(Bucket=bucket)
+
+
+def _buckets(bulk):
+    return [entry["Name"] for entry in bulk.s3.list_buckets()["Buckets"]]
+
+
+@pytest.mark.parametrize("refused", ["CreateJobQueue", "DescribeJobQueues"])
+def test_a_run_whose_set_up_is_refused_leaves_no_bucket(bulk, client, example, caplog, refused):
+    bulk.write(bulk.task("one", "exit 0"))
+    bulk.aws.faults.fail(f"batch:{refused}", status=403, code="AccessDeniedException", message="not you")
+    with pytest.raises(Refused, match="No permission"):
+        run_with_files(bulk, example)
+    bulk.aws.faults.clear()
+    assert f"{bulk.prefix}-bucket" not in _buckets(bulk)
+    assert there(client, bulk.prefix) == []
+    assert "could not be deleted" not in caplog.text
+
+
+def test_a_bucket_that_a_killed_run_made_goes_with_the_run_that_takes_it_up(bulk, client, example, monkeypatch):
+    bulk.write(bulk.task("one", "exit 0"))
+    made = State.created
+
+    def die(state, kind, name):
+        if kind == "bucket":
+            raise Killed
+        made(state, kind, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(State, "created", die)
+        patch.setattr(Entities, "remove", lambda *_: [])
+        patch.setattr(State, "close", lambda state, remove: os.close(state._file))
+        with pytest.raises(Killed):
+            run_with_files(bulk, example)
+    assert f"{bulk.prefix}-bucket" in _buckets(bulk)
+    assert run_with_files(bulk, example) == 0
+    assert f"{bulk.prefix}-bucket" not in _buckets(bulk)
+    assert there(client, bulk.prefix) == []
+
+
+class Killed(BaseException):
+    """In the place of SIGKILL."""
 
 
 def test_a_run_that_is_interrupted_removes_what_it_made(bulk, client, example):

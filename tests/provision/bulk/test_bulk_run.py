@@ -6,13 +6,16 @@ import os
 import signal
 import threading
 import time
+import types
 import zipfile
 
 import pytest
 
 from gahp.model import Refused
-from gahp.provision.bulk import logs, service
+from gahp.provision.bulk import logs, run, service
 from gahp.provision.bulk.service import Interrupted
+
+QUEUE = "awsbatch-local-queue"
 
 
 def wait_for(good, limit_s=30.0):
@@ -219,7 +222,7 @@ def test_an_environment_that_becomes_invalid_ends_the_run_and_its_jobs(bulk, mon
     bulk.aws.faults.stuck(name=f"{bulk.prefix}*")
     checked = []
 
-    def check(self, queue):
+    def check(self, queue, *, submitting):
         checked.append(queue)
         if len(checked) > 1:
             raise Refused("No compute environment of the job queue can run a job: it is INVALID: no role")
@@ -230,6 +233,43 @@ def test_an_environment_that_becomes_invalid_ends_the_run_and_its_jobs(bulk, mon
         bulk.run(bulk.task("one", "exit 0"), bulk.task("two", "exit 0"))
     (job,) = bulk.jobs()
     assert job["status"] == "FAILED" and job["statusReason"] == "The run failed"
+    assert bulk.err.splitlines()[-1].endswith("it is INVALID: no role")
+
+
+def test_a_run_is_taken_up_and_finished_though_its_queue_takes_no_more_jobs(bulk):
+    (usual,) = bulk.batch.describe_job_queues(jobQueues=[QUEUE])["jobQueues"]
+    name = f"{bulk.prefix}-queue"
+    order = usual["computeEnvironmentOrder"]
+    bulk.batch.create_job_queue(jobQueueName=name, state="ENABLED", priority=1, computeEnvironmentOrder=order)
+    tasks = [bulk.task(task, "sleep 2; echo done", jobQueue=name) for task in ("one", "two")]
+    first = bulk.start(*tasks)
+    wait_for(lambda: '"sent"' in _text(bulk.folder / "x.in.state"))
+    first.kill()
+    first.communicate()
+    bulk.batch.update_job_queue(jobQueue=name, state="DISABLED")
+    assert bulk.run() == 0
+    assert bulk.plain_out() == ["done", "done"]
+    with pytest.raises(Refused, match="is DISABLED: enable it"):
+        bulk.run()
+
+
+def test_a_log_that_comes_late_is_waited_for_also_by_a_clock_that_is_ahead(bulk, monkeypatch):
+    whole, now, looks = service.Cloud.messages, time.time, []
+
+    def messages(*words):
+        looks.append(1)
+        return list(whole(*words))[: -1 if len(looks) < 3 else None]
+
+    monkeypatch.setattr(service.Cloud, "messages", messages)
+    monkeypatch.setattr(run, "time", types.SimpleNamespace(time=lambda: now() + 1000, monotonic=time.monotonic, sleep=time.sleep))
+    assert bulk.run(bulk.task("one", "echo a")) == 0
+    assert bulk.plain_out() == ["a"]
+
+
+def test_a_job_that_can_never_run_is_ended_also_when_the_first_try_fails(bulk, no_backoff):
+    bulk.aws.faults.fail("batch:TerminateJob", status=500, count=1)
+    assert bulk.run(bulk.task("big", "exit 0", gpus=1), stall=600.0) == 1
+    assert "MISCONFIGURATION" in bulk.err
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
@@ -360,6 +400,15 @@ def test_more_tasks_than_one_describejobs_takes_are_followed_by_their_parents(bu
     assert [len(json.loads(r["body"])["jobs"] if isinstance(r["body"], str) else r["body"]["jobs"]) for r in described][-2:] == [
         *(100, 3)
     ]
+
+
+def test_a_hundred_and_twenty_equal_tasks_take_at_most_a_tenth_of_a_batch_call_each(bulk):
+    url = bulk.task("x", "echo $1")["environment"][1]["value"]
+    bulk.aws.forget_calls()
+    # Polls twice as far apart each time: a machine that is slow makes few more of them.
+    assert bulk.run(*(bulk.task_of(url, f"t{n}", str(n)) for n in range(120)), first_poll=1.0, growth=2.0, last_poll=60.0) == 0
+    calls = {name: count for name, count in bulk.aws.calls().items() if name.startswith("batch:")}
+    assert sum(calls.values()) <= 12, calls
 
 
 def test_an_interrupted_set_up_raises_interrupted(bulk):

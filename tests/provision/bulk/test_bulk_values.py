@@ -4,11 +4,12 @@ import json
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from gahp.model import Refused, Transient
-from gahp.provision.bulk import jobfile, logs, options, plan, report, service, tasklist
+from gahp.provision.bulk import jobfile, logs, options, plan, report, run, service, tasklist
 from gahp.provision.bulk.jobfile import Shape, Task
 from gahp.provision.bulk.state import State
 from gahp.provision.bulk.uploads import parse_url
@@ -46,6 +47,8 @@ GOOD = {"jobName": "t", "executable": "p"}
         ({"vcpus": 0}, "vcpus has to be a number, at least 0.25"),
         ({"vcpus": "NaN"}, "vcpus has to be a number"),
         ({"gpus": -1}, "gpus has to be a whole number, at least 1"),
+        ({"timeout": "59"}, "takes no less than 60"),
+        ({"retry": "two"}, "1 to 10"),
         ({"timeout": 59}, "takes no less than 60"),
         ({"retry": 11}, "1 to 10"),
     ],
@@ -258,10 +261,12 @@ class Answers:
         self.queue, self.environments = queue, environments
 
     def describe_job_queues(self, **_):
-        return {"jobQueues": [{"state": "ENABLED", "status": "VALID", "computeEnvironmentOrder": [], **self.queue}]}
+        order = [{"computeEnvironment": "ce"}] if self.environments else []
+        return {"jobQueues": [{"state": "ENABLED", "status": "VALID", "computeEnvironmentOrder": order, **self.queue}]}
 
     def describe_compute_environments(self, **_):
-        return {"computeEnvironments": [{"computeEnvironmentName": "ce", **entry} for entry in self.environments]}
+        usual = {"computeEnvironmentName": "ce", "state": "ENABLED"}
+        return {"computeEnvironments": [{**usual, **entry} for entry in self.environments]}
 
 
 @pytest.mark.parametrize(
@@ -269,20 +274,70 @@ class Answers:
     [
         ({"state": "DISABLED"}, [{"status": "VALID"}], "is DISABLED: enable it"),
         ({"status": "INVALID", "statusReason": "gone"}, [{"status": "VALID"}], "is INVALID: gone"),
-        ({}, [{"status": "INVALID", "statusReason": "no role."}], "ce is INVALID: no role"),
+        ({}, [{"status": "INVALID", "statusReason": "no role."}], "ce is INVALID and ENABLED: no role"),
+        ({}, [{"status": "VALID", "state": "DISABLED"}], "ce is VALID and DISABLED"),
+        ({}, [{"status": "DELETING"}], "ce is DELETING"),
         ({}, [], "it has none"),
     ],
 )
 def test_a_queue_that_can_run_nothing_is_refused_before_anything_is_submitted(queue, environments, complaint):
     cloud = service.Cloud(lambda name: Answers(queue, *environments))
     with pytest.raises(Refused, match=complaint):
-        cloud.check_queue("q")
+        cloud.check_queue("q", submitting=True)
 
 
-def test_a_queue_with_one_good_environment_is_used():
-    assert service.Cloud(lambda name: Answers({}, {"status": "INVALID"}, {"status": "VALID"})).check_queue("q") is False
+@pytest.mark.parametrize("status", ["VALID", "CREATING", "UPDATING"])
+def test_a_queue_with_one_good_environment_is_used(status):
+    cloud = service.Cloud(lambda name: Answers({}, {"status": "INVALID"}, {"status": status}))
+    assert cloud.check_queue("q", submitting=True) is False
     fair = {"schedulingPolicyArn": "arn"}
-    assert service.Cloud(lambda name: Answers(fair, {"status": "VALID"})).check_queue("q") is True
+    assert service.Cloud(lambda name: Answers(fair, {"status": status})).check_queue("q", submitting=True) is True
+
+
+def test_a_disabled_queue_finishes_what_it_has():
+    cloud = service.Cloud(lambda name: Answers({"state": "DISABLED"}, {"status": "VALID"}))
+    assert cloud.check_queue("q", submitting=False) is False
+
+
+class Listed:
+    """Batch, which lists a job from the third look on."""
+
+    def __init__(self):
+        self.looks, self.ended = 0, []
+
+    def find(self, name, queue):
+        self.looks += 1
+        return "id" if self.looks > 2 else ""
+
+    def terminate(self, job_id, reason):
+        self.ended.append(job_id)
+
+
+@pytest.mark.parametrize(("settle", "ended"), [(30, ["id"]), (0, [])])
+def test_a_job_that_may_have_been_submitted_is_looked_for_as_long_as_batch_may_not_list_it(tmp_path, monkeypatch, settle, ended):
+    monkeypatch.setattr(run, "_LOOK_AGAIN_S", 0.01)
+    state, cloud = State(tmp_path / "x.state", "digest"), Listed()
+    state.sending("a", "q")
+    patience = service.Patience(1.0, threading.Event())
+    run.end_job(cloud, patience, state, "a", reason="so", until=time.monotonic() + settle)
+    assert cloud.ended == ended
+    state.close(remove=True)
+
+
+def test_a_job_that_was_surely_not_sent_is_forgotten_also_by_the_next_run(tmp_path):
+    state = State(tmp_path / "x.state", "digest")
+    state.sending("a", "q")
+    state.unsent("a")
+    assert state.sent == {}
+    state.close(remove=False)
+    again = State(tmp_path / "x.state", "digest")
+    assert again.sent == {}
+    again.close(remove=True)
+
+
+def test_numbers_may_be_written_as_text():
+    (one,) = parse({**GOOD, "timeout": "90", "retry": "2", "memory": "512"})
+    assert one.shape == Shape(timeout_s=90, retry='{"attempts": 2}', memory_mib=512)
 
 
 def test_patience_ends(monkeypatch):
