@@ -94,7 +94,8 @@ def open_gateway(config: Config) -> Gateway:
     """A Gateway for this site, not yet started. Raises Refused with what has to be set or mended first."""
     config.require()
     batch_client, s3_client = clients(config)
-    sandbox = Sandbox(s3_client, config.bucket, config.prefix, config.transfer_threads, config.shared_directories)
+    region = config.region or s3_client.meta.region_name
+    sandbox = Sandbox(s3_client, config.bucket, config.prefix, config.transfer_threads, config.shared_directories, region=region)
     batch = Batch(
         batch_client,
         definition=config.job_definition,

@@ -525,6 +525,7 @@ class Runs:
             "BATCH_FILE_TYPE": "script",
             "BATCH_FILE_S3_URL": self._sandbox.manifest_url(name),
             "GAHP_PACK_URL": self._sandbox.run_url(name),
+            "GAHP_REGION": self._sandbox.region,
             "GAHP_JOURNAL": self._journal.identity,
         }
         try:
@@ -556,6 +557,7 @@ class Runs:
             "BATCH_FILE_TYPE": "script",
             "BATCH_FILE_S3_URL": self._sandbox.manifest_url(run.name),
             "GAHP_RUN_URL": self._sandbox.run_url(run.name),
+            "GAHP_REGION": self._sandbox.region,
             "GAHP_SUBMISSION": str(run.submission),
             "GAHP_JOURNAL": self._journal.identity,
             "GAHP_SENDS": str(run.sends),
@@ -817,12 +819,9 @@ class Runs:
         written: list[Future[None]] = []
         try:
             littered = self._journal.littered(self._keep_sandbox_s, self._keep_runs_s, _CLEAN_AT_ONCE)
-            for run in littered:
-                self._sandbox.discard(run.name)
             names = {run.name for run in littered}
-            for pack in {pack for run in littered for pack, _ in run.packs}:
-                if not self._journal.needed(pack, names):
-                    self._sandbox.discard(pack)
+            packs = {pack for run in littered for pack, _ in run.packs if not self._journal.needed(pack, names)}
+            self._sandbox.discard(*names, *packs)
             written += [self._journal.update(run, discarded=True) for run in littered]
             wait(written)
         except (Transient, Refused) as error:

@@ -13,7 +13,8 @@ import os
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import IO
 
 from gahp.model import JobRequest, Refused
@@ -30,6 +31,7 @@ _RUN = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _NOBODY = "revoked"  # in place of a job's id in a claim
 _IN_MEMORY = 1024 * 1024
 _CHUNK = 1024 * 1024
+_TOGETHER = 5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,7 +46,11 @@ class Record:
 class Sandbox:
     """The sandboxes of one site, in s3://bucket/prefix. Threads may share it. Every method may raise Refused or Transient."""
 
-    def __init__(self, client: S3Client, bucket: str, prefix: str, threads: int = 8, shared: Sequence[str] = ()) -> None:
+    def __init__(
+        self, client: S3Client, bucket: str, prefix: str, threads: int = 8, shared: Sequence[str] = (), *, region: str = ""
+    ) -> None:
+        self.region = region
+        """The bucket's, for GAHP_REGION of the container; "" if that is not known."""
         self._shared = tuple(shared)
         self._store = Store(client, bucket, prefix)
         self._blobs = Blobs(self._store, threads)
@@ -145,9 +151,19 @@ class Sandbox:
             raise Refused(f"The file {path} is no X.509 proxy: it is empty or larger than 64 KiB.")
         self._store.put(f"{_key(run)}/proxy", data)
 
-    def discard(self, run: str) -> None:
-        """Delete all objects of the run; the blobs, which others may use, stay."""
-        self._store.delete_below(f"{_key(run)}/")
+    def discard(self, *runs: str) -> None:
+        """Delete all objects of these runs and packs; the blobs, which others may use, stay.
+
+        Those of one cluster are looked for together: a list and a call to delete for a thousand objects, not two for each run.
+        """
+        clusters: dict[str, set[str]] = defaultdict(set)
+        for run in runs:
+            key, dash, _ = _key(run).partition("-")
+            clusters[key + dash].add(run)
+        for begin, names in clusters.items():
+            if len(names) < _TOGETHER or not self._store.delete_below(begin, partial(_is_of, names), pages=len(names)):
+                for run in names:
+                    self._store.delete_below(f"{_key(run)}/")
 
     def probe(self) -> None:
         """Raise unless the bucket can be reached and written to."""
@@ -318,6 +334,10 @@ def _is_whole(file: IO[bytes], record: result.Record) -> bool:
 
 def _wrong(record: result.Record) -> Refused:
     return damaged(f"the output {record.name} is not what the list says, as if it had changed while it was sent")
+
+
+def _is_of(runs: Collection[str], key: str) -> bool:
+    return key.split("/")[1] in runs
 
 
 def _key(run: str) -> str:

@@ -8,6 +8,8 @@ PACK=0 # what begins there: 0 the tar of one job, 1 a shard with all children of
 # where curl 7.75 or later is there S3 is asked less. Knows nothing of AWS Batch but
 # three variables: GAHP_RUN_URL (s3://bucket/prefix/runs/RUN), GAHP_SUBMISSION and AWS_BATCH_JOB_ATTEMPT.
 #
+# GAHP_REGION is the bucket's Region as the submit host knows it, for containers that are told none; it may be missing.
+#
 # A child of an array job knows GAHP_PACK_URL and AWS_BATCH_JOB_ARRAY_INDEX instead of the first two: run and submission are in its part.
 #
 # In:  the tar behind this script: job/ (NUL-separated lists, see manifest.py), scratch/ (small inputs), stdin, proxy.

@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime
+import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any, Protocol
 
 import botocore.exceptions
@@ -150,19 +151,24 @@ class Store:
         with self._errors("delete"):
             self._client.delete_object(Bucket=self._bucket, Key=self._key(key))
 
-    def delete_below(self, key: str) -> None:
-        """Delete every object whose key begins with `key`, page by page."""
+    def delete_below(self, key: str, wanted: Callable[[str], bool] = lambda _: True, pages: float = math.inf) -> bool:
+        """Delete every object whose key begins with `key` and is `wanted`, page by page; False if there are more than `pages`."""
         token: dict[str, str] = {}
+        skip = len(self._key(""))
         while True:
+            if pages <= 0:
+                return False
+            pages -= 1
             with self._errors("delete"):
                 page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._key(key), **token)
-                objects = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
+                keys = [entry["Key"] for entry in page.get("Contents", ())]
+                objects = [{"Key": found} for found in keys if wanted(found[skip:])]
                 if objects:
                     answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
                     for error in answer.get("Errors", ())[:1]:
                         raise self._meaning("delete", error.get("Code", ""), 0, error.get("Message", ""))
             if not page.get("IsTruncated"):
-                return
+                return True
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     def probe(self) -> None:

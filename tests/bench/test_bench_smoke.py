@@ -14,7 +14,7 @@ from bench.virtual import Clock
 from tests.condor.jobs import no_pool_is_told
 from tests.condor.prefix import build
 
-MACHINE = {"cpu": "abacus", "cores": 2, "kernel": "6"}
+MACHINE = {"load": 0.1, "cpu": "abacus", "cores": 2, "kernel": "6"}
 FACTS = {"date": "2026-11-25", "machine": MACHINE, "versions": {"python": "3", "htcondor": "25"}}
 
 

@@ -77,6 +77,8 @@ class FakeBatch:
 
 
 class FakeSandbox:
+    region = "us-west-2"
+
     def __init__(self):
         self.outcome = Outcome(exit_code=0)
         self.fail = []
@@ -111,8 +113,8 @@ class FakeSandbox:
             raise self.fail_pack.pop(0)
         self.packs[pack] = [part.decode() for part in parts]
 
-    def discard(self, run):
-        self.discarded.append(run)
+    def discard(self, *runs):
+        self.discarded += runs
 
     def collect(self, run, submission, request, believe):
         self.collected += 1

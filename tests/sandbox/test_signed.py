@@ -83,6 +83,12 @@ def test_a_claim_is_a_conditional_put_signed_as_botocore_signs_it(store, from_co
     assert auth.signature(auth.string_to_sign(request, auth.canonical_request(request)), request) == signature
 
 
+def test_where_the_container_is_told_no_region_the_submit_host_s_is_good_enough(store):
+    endpoint, handler = store
+    assert claim(endpoint, {**OWN, "AWS_REGION": "", "GAHP_REGION": "eu-west-1"}) == 0
+    assert "/eu-west-1/s3/aws4_request" in handler.seen[0][1]["Authorization"]
+
+
 @pytest.mark.parametrize("status", [403, 409, 412, 500])
 def test_a_claim_that_was_not_taken_is_not_ours(store, status):
     endpoint, handler = store

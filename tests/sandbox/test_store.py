@@ -356,6 +356,30 @@ def test_a_submission_can_be_claimed_for_nobody_but_not_taken_from_who_has_it(
     assert site.object("0/claim") == b"revoked"
 
 
+@pytest.mark.parametrize("page", [1000, 4], ids=["one list", "more pages than runs"])
+def test_runs_of_a_cluster_are_discarded_together_and_no_other_run_with_them(
+    site: Site, client, new_sandbox, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    runs = [f"7-{number}-r" for number in range(12)]
+    for key in (
+        f"runs/{run}/{name}" for run in (*runs, "70-0-r", "7-1-rr") for name in ("manifest", "0/claim", "0/out/1", "0/result")
+    ):
+        client.put_object(Bucket="jobs", Key=f"{site.prefix}/{key}", Body=b"")
+    paged = Watched(client)
+    real = client.list_objects_v2
+    monkeypatch.setattr(
+        Watched,
+        "list_objects_v2",
+        lambda self, **options: (self.calls.append(("list", "")), real(**options, MaxKeys=page))[1],
+        raising=False,
+    )
+    gone = ["7-0-r", "7-1-r", "7-3-r", "7-10-r", "7-11-r"]
+    new_sandbox(site.prefix, other=paged).discard(*gone)
+    assert {key.split("/")[1] for key in site.keys("runs/")} == {*runs, "70-0-r", "7-1-rr"} - set(gone)
+    if page == 1000:
+        assert (paged.count("list"), paged.count("delete_objects")) == (1, 1)
+
+
 def test_a_probe_leaves_nothing(site: Site) -> None:
     site.sandbox.probe()
     assert site.keys() == []
