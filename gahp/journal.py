@@ -638,7 +638,7 @@ class Journal:
         return self._select(f"WHERE confirmed = 0 AND created < ? AND {_LIVE}", (self._clock() - older_than_s,))
 
     def forget(self, older_than_s: float, at_once: int = 2000) -> bool:
-        """Drop finished runs that have not changed for so long, and have nothing in S3 any more; whether that will be all of them."""
+        """Drop finished runs that have not changed for so long, and have nothing in S3 any more; whether these are all."""
         where = "state IN ('COMPLETED', 'HELD', 'REMOVED') AND discarded = 1 AND changed < ? LIMIT ?"
         names = self._read(f"SELECT name FROM runs WHERE {where}", (self._clock() - older_than_s, at_once))
         if names:  # by their names, a bounded number at once: others wait for each commit

@@ -793,9 +793,8 @@ class Runs:
         try:
             self._take_over()
             now = time.monotonic()
-            if now - self._forgot >= _FORGET_EVERY_S:
-                if self._journal.forget(self._keep_runs_s):
-                    self._forgot = now
+            if now - self._forgot >= _FORGET_EVERY_S and self._journal.forget(self._keep_runs_s):
+                self._forgot = now
         except (Transient, Refused) as error:
             log.warning("the runs of other GAHPs could not be looked for: %s", error)
         finally:
