@@ -203,7 +203,7 @@ KNOBS = (
         "AWSBATCH_LOOKUP_SETTLE",
         "10",
         "seconds",
-        _number(0, 600),
+        _number(1, 600),
         "How long a job may stay unlisted after a lost SubmitJob reply before it counts as not made.",
     ),
     Knob("AWSBATCH_SUBMIT_RATE", "50", "calls a second", _number(1, 10000), "The most SubmitJob calls of this host's GAHPs."),

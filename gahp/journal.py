@@ -45,7 +45,11 @@ DAMAGE_FILE = "journal.damaged"
 _TRY_AGAIN_S = 0.5
 _END_S = 5.0
 # SQLite: "WAL does not work over a network filesystem" (sqlite.org/wal.html).
-_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "fuse.sshfs"}
+_NETWORK = {
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "virtiofs", "vboxsf", "lustre", "gpfs", "beegfs", "ceph", "gfs2"),
+    *("ocfs2", "orangefs", "panfs", "wekafs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.ceph-fuse", "fuse.s3fs"),
+    *("fuse.mount-s3", "fuse.gcsfuse", "fuse.rclone", "fuse.goofys", "fuse.juicefs"),
+}
 
 
 class RunState(enum.Enum):
@@ -354,13 +358,22 @@ def identity_of(directory: str) -> tuple[str, bytes]:
         made = f"{path}.{secrets.token_hex(4)}"
         with open(made, "w", opener=lambda name, flags: os.open(name, flags | os.O_EXCL | os.O_CLOEXEC, 0o600)) as file:
             file.write(f"{secrets.token_hex(8)} {secrets.token_hex(32)}")
+            file.flush()
+            os.fsync(file.fileno())  # without it no record in S3 could ever be known again
         try:
             os.link(made, path)
+            _sync(directory)
         finally:
             os.unlink(made)
     with open(path, encoding="ascii", errors="replace") as file:
         name, _, secret = file.read().strip().partition(" ")
     return name, secret.encode()
+
+
+def _sync(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def replace(directory: str, runs: Iterable[tuple[Run, JobRequest]], now: float) -> str:
@@ -389,9 +402,7 @@ def replace(directory: str, runs: Iterable[tuple[Run, JobRequest]], now: float) 
         with contextlib.suppress(FileNotFoundError):
             os.rename(path + end, aside + end)
     os.replace(new, path)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    _sync(directory)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(os.path.join(directory, DAMAGE_FILE))
     return aside
@@ -626,10 +637,13 @@ class Journal:
         """Live runs that HTCondor has never asked about although they are that old."""
         return self._select(f"WHERE confirmed = 0 AND created < ? AND {_LIVE}", (self._clock() - older_than_s,))
 
-    def forget(self, older_than_s: float) -> Future[None]:
-        """Drop finished runs that have not changed for so long, and have nothing in S3 any more."""
-        sql = "DELETE FROM runs WHERE state IN ('COMPLETED', 'HELD', 'REMOVED') AND discarded = 1 AND changed < :before"
-        return self._write(sql, {"before": self._clock() - older_than_s})
+    def forget(self, older_than_s: float, at_once: int = 2000) -> bool:
+        """Drop finished runs that have not changed for so long, and have nothing in S3 any more; whether these are all."""
+        where = "state IN ('COMPLETED', 'HELD', 'REMOVED') AND discarded = 1 AND changed < ? LIMIT ?"
+        names = self._read(f"SELECT name FROM runs WHERE {where}", (self._clock() - older_than_s, at_once))
+        if names:  # by their names, a bounded number at once: others wait for each commit
+            self._write("DELETE FROM runs WHERE name = :name", [{"name": name} for (name,) in names], keep=False)
+        return len(names) < at_once
 
     def check(self) -> None:
         """Raise JournalProblem with a sentence when the journal cannot be written just now."""

@@ -24,7 +24,8 @@ def backoff(tries: int, first: float = 0.5, most: float = 60.0) -> float:
 
 
 class Lane:
-    """`threads` daemon threads and a heap of tasks by due time. A task must handle its own errors; what escapes is logged."""
+    """`threads` daemon threads and a heap of tasks by due time. A task must handle its own errors; what escapes is
+    logged, but for the want of memory."""
 
     def __init__(self, name: str, threads: int) -> None:
         self._name = name
@@ -59,9 +60,9 @@ class Lane:
             thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
             try:
                 thread.start()
-            except RuntimeError:  # no memory or no thread left: those that are there take the task in their turn
+            except RuntimeError as error:  # no memory or no thread left: those that are there take the task in their turn
                 if not self._threads:
-                    raise
+                    raise MemoryError(f"the lane {self._name} has no thread and gets none: {error}") from error
                 return
             self._threads.append(thread)
 
@@ -69,6 +70,8 @@ class Lane:
         while (task := self._next()) is not None:
             try:
                 task()
+            except MemoryError:
+                raise  # what the task was to put back may be lost: this thread dies, and with it the program
             except Exception:
                 log.exception("a task of the lane %s failed", self._name)
 

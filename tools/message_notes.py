@@ -75,7 +75,11 @@ NOTES = {
     "The job needed": "`<more than it had>` gives what it had, in MB. `condor_qedit ID RequestMemory N`, then release.",
     "The job ended (": "The program ended by itself and did not make these. Correct the list, or see its standard error for why.",
     # The container's log
+    "AWS Batch, SubmitJob: the reply for": "The job is looked for by its name before anything is sent again. Nothing to do.",
+    "attempt <attempt>: not run": "Nothing ran twice. Release the job; if it comes again, give the job role s3:GetObject below AWSBATCH_S3_URL.",
     "attempt <attempt>: the job ended": "A second attempt after a lost host found the first one's result. Nothing to do.",
+    "cannot read <result url>/result": "Tried again. If it stays, the job role lacks s3:GetObject below AWSBATCH_S3_URL.",
+    "no result is written": "Another copy runs the job, or none could be told from it. Nothing to do.",
     "cannot read <result url>/claim": "Tried again. If it stays, the job role lacks s3:GetObject below AWSBATCH_S3_URL.",
     "could not upload <result url>/result": "Tried five times. If it stays, the job role lacks s3:PutObject below AWSBATCH_S3_URL.",
     "the result could not be uploaded": 'The job is held: "left no result in S3". Give the job role s3:PutObject, and release.',

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from gahp import config
 from gahp.batch import Batch, BatchJob
-from gahp.journal import Journal, Run, Wanted
+from gahp.journal import Journal, Run, RunState, Wanted
 from gahp.site import clients, limiter
 
 SUMMARY = "list, and end, what AWS Batch still runs although nobody wants it"
@@ -59,11 +59,22 @@ def orphans(journal: Journal, batch: Batch, queues: tuple[str, ...], unasked_s: 
                 yield job, f"its run is over ({known.state.name})"
             elif known.wanted is Wanted.REMOVE:
                 yield job, "HTCondor has removed it, and no GAHP of this user has ended it yet"
+            elif known.state is RunState.SUSPENDED:
+                yield job, "its run is held"
+            elif job.id != known.native_id and _earlier(known, job, environment):
+                yield job, f"of an earlier submission: its run goes on as {known.batch_name}"
             elif known.native_id and known.native_id != job.id and job.name in (known.batch_name, *dict(known.packs)):
                 yield job, f"a second copy: its run goes on as {known.native_id}"
             elif known.name in unasked:
                 since = time.strftime("%Y-%m-%d %H:%M", time.localtime(known.created))
                 yield job, f"HTCondor has never asked about it since it was accepted at {since}"
+
+
+def _earlier(known: Run, job: BatchJob, environment: Mapping[str, str]) -> bool:
+    """Whether the job was submitted before its run was held and released. A child of an array says so by another name only."""
+    if "GAHP_PACK_URL" in environment:
+        return known.submission > 0 and job.name in dict(known.packs) and job.name != known.pack
+    return environment.get("GAHP_SUBMISSION", str(known.submission)) != str(known.submission)
 
 
 def _run_of(journal: Journal, job: BatchJob, environment: Mapping[str, str]) -> Run | None:
@@ -83,6 +94,12 @@ def end(journal: Journal, batch: Batch, job: BatchJob) -> None:
         if parent and index.isdigit()
         else journal.find(job.name) or journal.find(re.sub(r"-[0-9]+$", "", job.name))
     )
-    if known is not None and not known.state.final and known.native_id in ("", job.id):
+    if (
+        known is not None
+        and not known.state.final
+        and known.state is not RunState.SUSPENDED
+        and job.name in (known.batch_name, known.pack)
+        and known.native_id in ("", job.id)
+    ):
         journal.ask(known.name, Wanted.REMOVE).result()
     batch.terminate(job.id, "Ended by condor_awsbatch orphans")

@@ -293,7 +293,10 @@ class Gateway:
                 raise Transient(f"The job {job_id} is in the hands of another GAHP of this user, which has not ended it yet.")
             self._accept.put(lambda: self._try_want(job_id, wanted, done, until), _ASK_EVERY_S)
         except (Refused, Transient) as error:
-            _answer(done, error)
+            if isinstance(error, JournalProblem) and time.monotonic() < until:
+                self._accept.put(lambda: self._try_want(job_id, wanted, done, until), _ASK_EVERY_S)
+            else:
+                _answer(done, error)
         except Exception as error:
             log.exception("a request failed")
             _answer(done, Refused(f"A fault of this program ({type(error).__name__}): see its log."))

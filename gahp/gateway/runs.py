@@ -127,7 +127,7 @@ class Runs:
         self._to_end: collections.deque[Live] = collections.deque()
         self._by_id: dict[str, Live] = {}  # of those that Batch was last asked about
         self._lately: collections.OrderedDict[str, Run] = collections.OrderedDict()
-        self._forgot = time.monotonic()
+        self._forgot = float("-inf")
         ending = Lane("terminate", 4)
         local = Lane("local", 1)
         self._lanes = {
@@ -795,9 +795,8 @@ class Runs:
         try:
             self._take_over()
             now = time.monotonic()
-            if now - self._forgot >= _FORGET_EVERY_S:
+            if now - self._forgot >= _FORGET_EVERY_S and self._journal.forget(self._keep_runs_s):
                 self._forgot = now
-                self._journal.forget(self._keep_runs_s)
         except (Transient, Refused) as error:
             log.warning("the runs of other GAHPs could not be looked for: %s", error)
         finally:
@@ -817,6 +816,7 @@ class Runs:
     def _clean(self) -> None:
         """Delete what finished runs have in S3. Whether one is over says the journal; a live run's objects are never touched."""
         written: list[Future[None]] = []
+        more = False
         try:
             littered = self._journal.littered(self._keep_sandbox_s, self._keep_runs_s, _CLEAN_AT_ONCE)
             names = {run.name for run in littered}
@@ -824,10 +824,11 @@ class Runs:
             self._sandbox.discard(*names, *packs)
             written += [self._journal.update(run, discarded=True) for run in littered]
             wait(written)
+            more = len(littered) == _CLEAN_AT_ONCE
         except (Transient, Refused) as error:
             log.warning("finished runs could not be cleaned up in S3: %s", error)
         finally:
-            self._cleaning.put(self._clean, _CLEAN_EVERY_S)
+            self._cleaning.put(self._clean, 0.0 if more else _CLEAN_EVERY_S)
 
     @property
     def follower(self) -> Follower:

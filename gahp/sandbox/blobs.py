@@ -94,14 +94,7 @@ class Blobs:
 
     def _upload_file(self, file: LocalFile, content: IO[bytes], digest: str) -> None:
         content.seek(0)
-        self._store.put_blob(f"blobs/{digest}", content, file.size, digest)
-        try:
-            # put_blob may close what it has read, so look at the path again
-            with open_unchanged(file):
-                pass
-        except Exception:
-            self._store.delete(f"blobs/{digest}")
-            raise
+        self._store.put_blob(f"blobs/{digest}", content, file.size, digest, lambda: open_unchanged(file).close())
 
     def _store_pack(self, files: Sequence[LocalFile]) -> Stored:
         key = tuple((file.place, file.mode, *file.identity) for file in files)

@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import math
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from typing import IO, Any, Protocol
 
@@ -24,6 +25,8 @@ from gahp.model import Refused, Transient, one_line
 
 MULTIPART = 16 * 1024 * 1024
 _TRANSFER = TransferConfig(multipart_threshold=MULTIPART, multipart_chunksize=MULTIPART, max_concurrency=4, max_io_queue=64)
+# However short the file has become meanwhile: only parts can be given up.
+_PARTS = TransferConfig(multipart_threshold=1, multipart_chunksize=MULTIPART, max_concurrency=4, max_io_queue=64)
 _PASSING = {
     "RequestTimeout", "RequestTimeoutException", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded",
     "TooManyRequestsException", "InternalError", "ServiceUnavailable", "Busy", "OperationAborted", "BadDigest",
@@ -88,16 +91,39 @@ class Store:
         self.put(key, body)
         return True
 
-    def put_blob(self, key: str, content: IO[bytes], size: int, digest: str) -> None:
-        """Store the file `content` of `size` bytes, in parts above MULTIPART. In one part S3 itself checks the SHA-256."""
+    def put_blob(
+        self, key: str, content: IO[bytes], size: int, digest: str, require: Callable[[], None] = lambda: None
+    ) -> None:
+        """Store the file `content` of `size` bytes, in parts above MULTIPART. In one part S3 itself checks the SHA-256; parts
+        become an object only if `require` does not raise; it is called when the first and when the last bytes have been read."""
         with self._errors("write"):
             if size <= MULTIPART:
                 checksum = base64.b64encode(bytes.fromhex(digest)).decode()
                 self._client.put_object(Bucket=self._bucket, Key=self._key(key), Body=content, ChecksumSHA256=checksum)
-            else:
+                return
+        doubts: list[Exception] = []
+        lock, read = threading.Lock(), 0
+
+        def progress(count: int) -> None:
+            nonlocal read
+            with lock:
+                first, read = read == 0, read + count
+                if first or read >= size:
+                    try:
+                        require()
+                    except Exception as error:
+                        doubts.append(error)
+                        raise  # out of the transfer, which gives the parts up
+
+        try:
+            with self._errors("write"):
                 # by name: from a file object s3transfer would read whole parts into memory
                 name = f"/proc/self/fd/{content.fileno()}"
-                self._client.upload_file(name, self._bucket, self._key(key), Config=_TRANSFER)
+                self._client.upload_file(name, self._bucket, self._key(key), Config=_PARTS, Callback=progress)
+        except Exception:
+            if doubts:
+                raise doubts[0] from None
+            raise
 
     def stat(self, key: str) -> tuple[int, datetime.datetime] | None:
         """Size and time of an object, or None."""

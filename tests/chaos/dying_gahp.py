@@ -67,6 +67,8 @@ def written(_: Journal, group: Iterable[Any]) -> Iterable[str]:
 def name_of(write: Any) -> str:
     """What a journal write is about."""
     verb, values = write.sql.split()[0], write.values
+    if verb == "DELETE":
+        return "write forgotten"
     if isinstance(values, list):
         return f"write pack {values[0]['state']}"
     if verb == "INSERT":

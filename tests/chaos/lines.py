@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from gahp.local import LocalAws
 from gahp.protocol.commands import COMMANDS
 from gahp.protocol.lines import split
 
@@ -117,9 +118,11 @@ def main() -> int:
 
 
 def fuzz(lines: int, seed: int) -> Counter[str]:
-    """The account of so many lines into one GAHP that has no site: every request that is well-formed fails with a sentence."""
-    with tempfile.TemporaryDirectory() as home:
+    """The account of so many lines into one GAHP that has an embedded AWS: ads, journal and gateway see them too."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, LocalAws(Path(home) / "aws", vcpus=4) as aws:
+        aws.faults.stuck()  # what is submitted need not run
         environment = {
+            **aws.environment(),
             "PATH": "/usr/bin:/bin",
             "HOME": home,
             "LANG": "C.UTF-8",

@@ -13,8 +13,9 @@ def own_aws(tmp_path):
         assert aws.violations() == []
 
 
-def test_no_job_is_lost_and_none_runs_twice_whatever_dies(own_aws, tmp_path):
-    account = chaos(own_aws, tmp_path, jobs=60, kills=12, seed=7, live_s=1.0, limit_s=200)
+@pytest.mark.parametrize(("pack_size", "seed"), [(10_000, 7), (1, 8)], ids=["packed", "each by itself"])
+def test_no_job_is_lost_and_none_runs_twice_whatever_dies(own_aws, tmp_path, pack_size, seed):
+    account = chaos(own_aws, tmp_path, jobs=30, kills=6, seed=seed, live_s=1.0, limit_s=200, pack_size=pack_size)
     assert account["problems"] == []
     assert account["orphans at the end"] == account["jobs lost"] == account["Batch jobs made twice"] == 0
 

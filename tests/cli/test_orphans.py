@@ -56,6 +56,23 @@ def test_what_nobody_wants_is_listed_with_the_reason_and_what_is_wanted_or_someb
     assert found["6"].startswith("HTCondor has never asked about it since")
 
 
+def test_what_comes_late_for_a_held_run_or_an_earlier_submission_is_listed_and_its_end_leaves_the_run_alone(journal):
+    batch = FakeBatch(journal)
+    add(journal, "held", state=RunState.SUSPENDED, confirmed=True)
+    add(journal, "released", state=RunState.SUBMITTING, submission=1, confirmed=True)
+    batch.add("1", "held", "held")
+    batch.add("2", "released", "released")
+    batch.add("3", "released-1", "released")
+    for (_, environment), submission in zip(batch.jobs, ("0", "0", "1"), strict=True):
+        environment["GAHP_SUBMISSION"] = submission
+    found = {job.id: reason for job, reason in orphans(journal, batch, ("q",), 3600.0)}
+    assert found == {"1": "its run is held", "2": "of an earlier submission: its run goes on as released-1"}
+    for job, _ in batch.jobs[:2]:
+        end(journal, batch, job)
+    assert batch.terminated == ["1", "2"]
+    assert journal.wanted_changes() == []
+
+
 def test_ending_one_tells_its_run_first_and_leaves_the_run_of_a_second_copy_alone(journal):
     batch = FakeBatch(journal)
     add(journal, "old", state=RunState.SUBMITTED, native_id="6", created=1.0)

@@ -330,16 +330,30 @@ def test_only_finished_runs_are_forgotten(tmp_path):
             journal.insert(run, REQUEST)
         journal.update(done, state=RunState.REMOVED).result()
         now[0] = 2000.0
-        journal.forget(500.0).result()
+        assert journal.forget(500.0)
+        journal.check()  # behind what was written before
         assert journal.find("done") is not None  # something of it is in S3 still
         now[0] = 1000.0
         journal.update(done, discarded=True).result()
         now[0] = 2000.0
-        journal.forget(2000.0).result()
+        assert journal.forget(2000.0)
+        journal.check()  # behind what was written before
         assert journal.find("done") is not None
-        journal.forget(500.0).result()
+        assert journal.forget(500.0)
+        journal.check()  # behind what was written before
         assert journal.find("done") is None
         assert journal.find("live") is not None
+    finally:
+        journal.close()
+
+
+def test_very_many_runs_are_forgotten_a_bounded_number_at_a_time(tmp_path):
+    journal = Journal(str(tmp_path))
+    try:
+        for n in range(5):
+            journal.insert(a_run(name=f"r{n}", directory=str(n), state=RunState.REMOVED, discarded=True), REQUEST).result()
+        assert [(journal.forget(-60.0, at_once=2), journal.check())[0] for _ in range(3)] == [False, False, True]
+        assert [journal.find(f"r{n}") for n in range(5)] == [None] * 5
     finally:
         journal.close()
 
@@ -408,9 +422,10 @@ def test_damage_that_turns_up_later_is_told_once_and_noted(tmp_path):
         Journal(str(tmp_path))
 
 
-def test_a_journal_on_a_network_file_system_is_refused_with_what_to_set(tmp_path, monkeypatch):
-    monkeypatch.setattr("gahp.journal.file_system", lambda path, mounts: "nfs4")
-    with pytest.raises(Refused, match=r"network file system \(nfs4\): set AWSBATCH_STATE_DIR"):
+@pytest.mark.parametrize("kind", ["nfs4", "lustre", "gpfs", "beegfs", "ceph", "fuse.glusterfs", "virtiofs"])
+def test_a_journal_on_a_network_file_system_is_refused_with_what_to_set(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("gahp.journal.file_system", lambda path, mounts: kind)
+    with pytest.raises(Refused, match=rf"network file system \({kind}\): set AWSBATCH_STATE_DIR"):
         Journal(str(tmp_path))
     assert not (tmp_path / FILE_NAME).exists()
 

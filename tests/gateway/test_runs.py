@@ -122,8 +122,8 @@ class FakeSandbox:
 
 
 class World:
-    def __init__(self, directory, **knobs):
-        self.batch, self.sandbox, self.now = FakeBatch(), FakeSandbox(), 1000.0
+    def __init__(self, directory, now=1000.0, **knobs):
+        self.batch, self.sandbox, self.now = FakeBatch(), FakeSandbox(), now
         self.journal = Journal(str(directory), clock=lambda: self.now)
         self.runs = Runs(
             self.journal,
@@ -927,3 +927,27 @@ def test_a_job_that_never_fits_is_held_with_the_reason_also_by_who_finds_it_ende
     assert run.report.hold_reason == (
         f"AWS Batch can never start the job: {why} Change request_memory, request_cpus or request_gpus."
     )
+
+
+def test_finished_runs_are_cleaned_up_batch_after_batch_without_a_pause_between_full_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_CLEAN_AT_ONCE", 2)
+    monkeypatch.setattr(module, "_CLEAN_FIRST_S", 0.0)
+    left = Journal(str(tmp_path), clock=lambda: 1.0)
+    for name in "abcde":
+        run = Run(name=name, directory=name, digest="", generation=0, state=RunState.REMOVED, confirmed=True, created=1.0)
+        left.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
+    left.close()
+    world = World(tmp_path, now=1e6)
+    world.until(lambda: len(world.sandbox.discarded) == 5)
+    world.close()
+
+
+def test_what_was_over_long_ago_is_forgotten_at_the_start_and_not_after_hours_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_ADOPT_EVERY_S", 0.05)
+    left = Journal(str(tmp_path), clock=lambda: 1.0)
+    run = Run(name="a", directory="a", digest="", generation=0, state=RunState.REMOVED, discarded=True, created=1.0)
+    left.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
+    left.close()
+    world = World(tmp_path, now=2e9)
+    world.until(lambda: world.journal.find("a") is None)
+    world.close()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import concurrent.futures
 import contextlib
 import datetime
+import hashlib
 import io
 import os
 import tempfile
@@ -290,6 +292,24 @@ def test_a_large_output_comes_in_parts_and_takes_no_memory(sink) -> None:
     assert peak < MEMORY
 
 
+class Checking:
+    """A store that looks at checksums, as S3 does and the one here does not."""
+
+    def __init__(self, client: object) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str):
+        return getattr(self._client, name)
+
+    def put_object(self, *, Body: bytes | IO[bytes], **arguments: object):
+        self._client.during.get("put_object", lambda: None)()
+        content = Body if isinstance(Body, bytes) else Body.read()
+        found = base64.b64encode(hashlib.sha256(content).digest()).decode()
+        if arguments.get("ChecksumSHA256", found) != found:
+            raise refusal_of("BadDigest", 400)
+        return self._client.put_object(Body=content, **arguments)
+
+
 @pytest.mark.parametrize(("size", "call"), [(300_000, "put_object"), (17 * 1024 * 1024, "upload_file")])
 def test_a_file_that_changes_while_it_is_uploaded_is_no_blob(
     site: Site, watched: Watched, new_sandbox, size: int, call: str
@@ -297,13 +317,42 @@ def test_a_file_that_changes_while_it_is_uploaded_is_no_blob(
     path = site.iwd / "large"
     path.write_bytes(bytes(size))
     watched.during[call] = lambda: path.write_bytes(b"y" * size)
-    sandbox = new_sandbox(site.prefix, other=watched)
+    sandbox = new_sandbox(site.prefix, other=Checking(watched))
     with pytest.raises(Transient, match=r"large changed while it was being read|S3 could not write"):
         sandbox.stage(site.run, site.request("true", inputs=("large",)))
     assert site.keys() == []
     watched.during.clear()
     sandbox.stage(site.run, site.request("true", inputs=("large",)))
     assert len(site.keys("blobs/")) == 1
+
+
+@pytest.mark.parametrize("change", [lambda path: path.write_bytes(b"y" * 17 * 1024 * 1024), lambda path: path.write_bytes(b"y")])
+@pytest.mark.parametrize("call", ["upload_file", "upload_part"])
+def test_a_file_that_changes_while_its_blob_is_written_anew_leaves_the_old_one_to_those_that_need_it(
+    site: Site, client, new_sandbox, call: str, change
+) -> None:
+    path = site.iwd / "large"
+    path.write_bytes(bytes(17 * 1024 * 1024))
+    request = site.request("true", inputs=("large",))
+    new_sandbox(site.prefix).stage(site.run, request)
+    (blob,) = site.keys("blobs/")
+    now = time.time() + RENEW.total_seconds() + 60
+    watched = Watched(client)
+    store = Store(watched, "jobs", site.prefix)
+    blobs = Blobs(store, 2, wall=lambda: now)
+    if call == "upload_file":
+        watched.during[call] = lambda: change(path)
+    else:
+        client.meta.events.register("before-send.s3.UploadPart", lambda **_: change(path) and None, unique_id="change")
+    try:
+        (file,) = [file for file in walk(request).files if file.place.endswith("large")]
+        with pytest.raises(Transient):
+            blobs.store([file], [])
+    finally:
+        client.meta.events.unregister("before-send.s3.UploadPart", unique_id="change")
+        blobs.close()
+    assert client.get_object(Bucket="jobs", Key=f"{site.prefix}/{blob}")["Body"].read() == bytes(17 * 1024 * 1024)
+    assert "Uploads" not in client.list_multipart_uploads(Bucket="jobs", Prefix=site.prefix)
 
 
 def test_a_small_file_that_changes_between_walk_and_reading_is_read_again_later(site: Site) -> None:

@@ -88,3 +88,24 @@ def test_a_thread_that_cannot_be_started_leaves_the_task_to_those_that_are_there
         lane.put(lambda: (both.wait(10), met.release()))
     assert met.acquire(timeout=10) and met.acquire(timeout=10)
     lane.close()
+
+
+def test_memory_that_runs_out_in_a_task_ends_the_thread_and_with_it_the_program(monkeypatch):
+    died = []
+    ended = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda what: (died.append(what.exc_type), ended.set()))
+    lane = Lane("t", 1)
+
+    def put_back():
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            other.put(lambda: None)
+
+    def no_thread(thread):
+        raise RuntimeError("can't start new thread")
+
+    other = Lane("other", 1)
+    lane.put(put_back)
+    assert ended.wait(10)
+    assert died == [MemoryError]
+    lane.close()
