@@ -75,12 +75,11 @@ NOTES = {
     "The job needed": "`<more than it had>` gives what it had, in MB. `condor_qedit ID RequestMemory N`, then release.",
     "The job ended (": "The program ended by itself and did not make these. Correct the list, or see its standard error for why.",
     # The container's log
-    "AWS Batch, SubmitJob: the reply for": "The job is looked for by its name before anything is sent again. Nothing to do.",
-    "attempt <attempt>: not run": "Nothing ran twice. Release the job; if it comes again, give the job role s3:GetObject below AWSBATCH_S3_URL.",
     "attempt <attempt>: the job ended": "A second attempt after a lost host found the first one's result. Nothing to do.",
-    "cannot read <result url>/result": "Tried again. If it stays, the job role lacks s3:GetObject below AWSBATCH_S3_URL.",
-    "no result is written": "Another copy runs the job, or none could be told from it. Nothing to do.",
     "cannot read <result url>/claim": "Tried again. If it stays, the job role lacks s3:GetObject below AWSBATCH_S3_URL.",
+    "cannot read <result url>/result": "Tried again. If it stays, the job role lacks s3:GetObject below AWSBATCH_S3_URL.",
+    "attempt <attempt>: not run, since S3 does not say": "So that no program runs twice. Batch's next attempt asks again; else release the job.",
+    "no result is written: the run is not": "Another Batch job has this run, and its result counts; or S3 could not be asked. Nothing to do.",
     "could not upload <result url>/result": "Tried five times. If it stays, the job role lacks s3:PutObject below AWSBATCH_S3_URL.",
     "the result could not be uploaded": 'The job is held: "left no result in S3". Give the job role s3:PutObject, and release.',
     "GAHP_RUN_URL is missing": "The runner was started by hand, or by another job definition's override.",
@@ -105,6 +104,7 @@ NOTES = {
     "… is no ClassAd expression": "In a requirement: correct it from that character on.",
     # AWS
     "<damage> It cannot": "The journal is damaged, and S3 or Batch, from which it is made anew, cannot be asked. Mend that; it is tried again.",
+    "AWS Batch, SubmitJob: the reply for": "Something on the way mangled the reply. The job is found by its name. Nothing to do.",
     "AWS Batch, TerminateJobs": "Only these jobs; the others are ended. It is tried again.",
     "AWS Batch, <action>": "AWS's own words. As a hold reason: a permission that is missing, or an entity that is gone; mend it and release.",
     "S3 (<AWSBATCH_S3_URL>) cannot be reached": "Tried again by itself. If it stays: network, AWSBATCH_REGION, AWSBATCH_ENDPOINT_URL.",

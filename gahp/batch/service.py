@@ -93,7 +93,7 @@ class Batch:
         )
         job_id = self._call("SubmitJob", self._client.submit_job, **parameters).get("jobId")
         if not isinstance(job_id, str) or not job_id:
-            raise Unsure(f"AWS Batch, SubmitJob: the reply for {name} has no job id.")
+            raise Unsure(f"AWS Batch, SubmitJob: the reply for {name} has no job id; it is looked up.")
         return job_id
 
     def find(self, name: str, queue: str) -> str:

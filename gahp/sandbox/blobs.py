@@ -93,8 +93,12 @@ class Blobs:
         return digest
 
     def _upload_file(self, file: LocalFile, content: IO[bytes], digest: str) -> None:
+        def require() -> None:
+            open_unchanged(file).close()
+
         content.seek(0)
-        self._store.put_blob(f"blobs/{digest}", content, file.size, digest, lambda: open_unchanged(file).close())
+        self._store.put_blob(f"blobs/{digest}", content, file.size, digest, require)
+        require()  # what has changed since is read again; the blob is what its name says, and may be needed by others
 
     def _store_pack(self, files: Sequence[LocalFile]) -> Stored:
         key = tuple((file.place, file.mode, *file.identity) for file in files)

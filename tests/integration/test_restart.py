@@ -151,6 +151,30 @@ def test_lost_replies_of_submitjob_make_no_second_job(start, fault, jobs_of):
     assert [len(jobs_of(job_id)) for job_id in ids] == [1] * 12
 
 
+def test_a_job_that_is_listed_later_than_the_settling_time_runs_once_all_the_same(start, fault, script, jobs_of, tmp_path):
+    """Whether it is found by its claim, or sent again before it has one, and the second copy finds that."""
+    gahp = start()
+    with fault("list_lag", seconds=600.0), fault("lost_reply", action="SubmitJob", count=1):
+        state, _ = gahp.run(Cmd=script(f"echo ran >> {tmp_path}/ran; sleep 3"))
+    assert (state, (tmp_path / "ran").read_text()) == (JobState.COMPLETED, "ran\n")
+
+
+def test_a_removed_job_that_is_listed_later_than_the_settling_time_does_not_run_on(start, fault, script, jobs_of):
+    gahp = start()
+    with fault("list_lag", seconds=600.0), fault("lost_reply", action="SubmitJob", count=1):
+        job_id = gahp.submit(Cmd=script("exec sleep 300"))
+        until = time.monotonic() + 30
+        while "SubmitJob may have arrived" not in gahp.log():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        gahp.cancel(job_id)
+        assert gahp.finish(job_id)[0] == JobState.REMOVED
+    until = time.monotonic() + 30
+    while [job["status"] for job in jobs_of(job_id)] != ["FAILED"]:
+        assert time.monotonic() < until, jobs_of(job_id)
+        time.sleep(0.1)
+
+
 def test_throttling_and_server_errors_are_never_seen(start, fault):
     gahp = start()
     with fault("error", action="batch:*", probability=0.3), fault("throttle", action="SubmitJob", per_second=5):
