@@ -18,14 +18,14 @@ from bench.driver import Gahp, submit_ads
 from bench.report import Found, Row
 from gahp.journal import Journal, Run
 
-FOLLOWED, FINISHED, LISTED, ARRAY = 100_000, 1_000_000, 10_000, 10_000
+FOLLOWED, GROWN, FINISHED, LISTED, ARRAY = 100_000, 1_000_000, 1_000_000, 10_000, 10_000
 _SETTLE_S, _WATCH_S, _LIMIT_S = 5.0, 30.0, 120.0
 _COMMIT_GOAL_MS = 5.0
 
 
-def measure(followed: int = FOLLOWED, finished: int = FINISHED, listed: int = LISTED) -> Found:
-    rows = [*_idle(), *_following(followed), *_starting(finished), *_committing(min(3000, followed)), *_listing(listed)]
-    return Found(rows)
+def measure(followed: int = FOLLOWED, grown: int = GROWN, finished: int = FINISHED, listed: int = LISTED) -> Found:
+    rows = [*_idle(), *_following(followed, budget=True), *_following(grown, budget=False), *_starting(finished)]
+    return Found([*rows, *_committing(min(3000, followed)), *_listing(listed)])
 
 
 def _idle() -> list[Row]:
@@ -42,8 +42,8 @@ def _idle() -> list[Row]:
         ]
 
 
-def _following(count: int) -> list[Row]:
-    """`count` running jobs, in arrays as packing makes them, left by a GAHP that is no more."""
+def _following(count: int, *, budget: bool) -> list[Row]:
+    """`count` running jobs, in arrays as packing makes them, left by a GAHP that is no more. `budget`: goals are for so many."""
     with tempfile.TemporaryDirectory(prefix="awsbatch-bench-") as name, peers.endpoint("--run", "86400") as aws:
         size = min(ARRAY, count)
         parents = aws.order("jobs", count=count // size, size=size)
@@ -65,8 +65,12 @@ def _following(count: int) -> list[Row]:
             status = gahp.burst("BLAH_JOB_STATUS", [job_id(n) for n in range(0, count, max(1, count // 5000))], 50)
         what = f"{count:,} running jobs followed"
         return [
-            Row("f", f"{what}: memory", memory, "MB", goal="under 250 MB", met=memory < 250),
-            Row("f", f"{what}: share of a core", share, "%", goal="5 %", met=share <= 5),
+            Row("f", f"{what}: memory", memory, "MB", goal="under 250 MB", met=memory < 250)
+            if budget
+            else Row("f", f"{what}: memory", memory, "MB"),
+            Row("f", f"{what}: share of a core", share, "%", goal="5 %", met=share <= 5)
+            if budget
+            else Row("f", f"{what}: share of a core", share, "%"),
             Row("f", f"{what}: AWS Batch calls a minute", a_minute, ""),
             Row("f", f"{what}: taken over from a dead GAHP", taken_over, "s"),
             Row("f", f"{what}: status, 50 in flight", status.rate, "/s"),

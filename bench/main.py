@@ -45,7 +45,7 @@ QUICK: dict[str, Callable[[], report.Found]] = {
     "c": lambda: scale.measure_calls((20,)),
     "d": lambda: scale.measure_scale((30,), 60),
     "e": lambda: transfer.measure(1 << 20, 5),
-    "f": lambda: budgets.measure(300, 1000, 1000),
+    "f": lambda: budgets.measure(300, 600, 1000, 1000),
 }
 
 

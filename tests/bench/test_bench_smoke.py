@@ -69,7 +69,7 @@ def test_sandboxes_are_measured_against_s5cmd():
 
 
 def test_budgets_are_measured():
-    found = budgets.measure(200, 500, 100)
+    found = budgets.measure(200, 400, 500, 100)
     (memory,) = named(found, "resident memory when idle")
     assert 10 < memory.ours < 500
     assert named(found, "200 running jobs followed: threads")[0].met

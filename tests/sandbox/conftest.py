@@ -18,6 +18,7 @@ import pytest
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
+from gahp.local.validate import watch_client
 from gahp.model import JobRequest
 from gahp.sandbox import Outcome, Sandbox
 
@@ -49,6 +50,7 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def client(endpoint: str):
+    """What it is asked and what it answers has to be as botocore's model of S3 says."""
     client = boto3.client(
         "s3",
         endpoint_url=endpoint,
@@ -58,7 +60,7 @@ def client(endpoint: str):
         config=Config(retries={"total_max_attempts": 2}, max_pool_connections=32),
     )
     client.create_bucket(Bucket=BUCKET)
-    return client
+    return watch_client(client)
 
 
 @pytest.fixture(scope="session")
