@@ -8,9 +8,13 @@ Needs Pegasus's Python API, which comes with Pegasus, or by itself as pegasus-wm
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-from Pegasus import api
+try:
+    from Pegasus import api
+except ImportError:
+    sys.exit("workflow.py: Pegasus's Python API is not installed: install Pegasus, or pip install pegasus-wms.api")
 
 PROGRAMS = Path(__file__).resolve().parents[2] / "gahp" / "cli" / "blackdiamond"
 SITE = "awsbatch"
@@ -34,7 +38,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--scratch", default=f"{Path.cwd()}/scratch", help="where files of a run lie; or s3://USER@SITE/BUCKET/KEY"
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if "://" not in options.scratch:
+        options.scratch = str(Path.cwd() / options.scratch)
+    elif not options.scratch.split("://")[1].partition("/")[2]:
+        parser.error(f"--scratch {options.scratch}: give s3://USER@SITE/BUCKET/KEY")
+    return options
 
 
 def workflow() -> api.Workflow:

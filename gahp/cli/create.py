@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from gahp.provision.entities import Entity
 
 SUMMARY = "make what AWS Batch needs: job definition, compute environment, job queue, bucket"
-EXAMPLE = "condor_awsbatch create --prefix lab --region us-west-2 --with-roles --default-vpc --write-config lab.conf"
+EXAMPLE = (
+    "condor_awsbatch create --prefix lab --region us-west-2 --with-roles --default-vpc --ce conf/fargate-compute-env.json \\\n"
+    "      -j conf/fargate-job-definition.json -q conf/sample-job-queue.json --write-config lab.conf"
+)
 
 _MARK = "# Written by condor_awsbatch create"
 

@@ -7,6 +7,8 @@ import dataclasses
 import json
 import sys
 
+from gahp.model import Refused
+
 SUMMARY = "check everything that a job needs, and run one"
 EXAMPLE = "condor_awsbatch doctor --no-probe"
 
@@ -32,6 +34,8 @@ def run(options: argparse.Namespace) -> int:
     from gahp.cli.create import Console  # noqa: PLC0415
     from gahp.provision import doctor  # noqa: PLC0415
 
+    if not options.probe_limit >= 0:
+        raise Refused(f"--probe-limit {options.probe_limit:g}: give a number of seconds from 0 on.")
     lookup = config.htcondor_lookup()
     limit_s = None if options.no_probe else options.probe_limit
     console = Console(quiet=True)

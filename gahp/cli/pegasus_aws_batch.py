@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         asked = options.read(sys.argv[1:] if arguments is None else arguments)
         handler = _handler(options.log_path(asked.log_file) if asked.log_file else None)
     except (Refused, OSError) as error:
-        print(f"pegasus-aws-batch: {error}", file=sys.stderr)
+        told = f"The log file {error.filename} cannot be written: {error.strerror}." if isinstance(error, OSError) else error
+        print(f"pegasus-aws-batch: {told}", file=sys.stderr)
         return WRONG
     handler.setFormatter(options.Format())
     root = logging.getLogger("gahp")

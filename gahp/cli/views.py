@@ -68,7 +68,10 @@ def pick(settings: Config, words: Sequence[str], everybody: bool = False) -> lis
         same = [run for user, directory in places for run in history.find(directory, word, user)]
         if not same:
             where = settings.state_dir if len(places) == 1 else "the journals that can be read here"
-            raise Refused(f"There is no job {word} in {where}: condor_awsbatch q -history lists what is known.")
+            raise Refused(
+                f"There is no job {word} in {where}: condor_awsbatch q -history lists what is known, and condor_q -hold "
+                "has the reason of a job that was refused before it reached AWS Batch."
+            )
         found.update({(run.user, run.name): run for run in same})
     return list(found.values())
 

@@ -243,23 +243,27 @@ def _explain_answer(error: ClientError, action: str, thing: str) -> Exception:
 _HINTS = (
     (
         r"subnet",
-        "See computeResources.subnets: `aws ec2 describe-subnets` lists those there are, --default-vpc takes the usual ones.",
+        "See computeResources.subnets: `aws ec2 describe-subnets` lists those there are, "
+        "`condor_awsbatch create --default-vpc` takes the usual ones.",
     ),
     (r"security ?group", "See computeResources.securityGroupIds: `aws ec2 describe-security-groups` lists those there are."),
     (r"assumerole|assume role", "The role's trust policy has to name batch.amazonaws.com (conf/iam/service-role.json)."),
-    (r"instance ?(role|profile)", "See computeResources.instanceRole, an instance profile: --with-roles makes it."),
-    (r"\brole", "See the roles that the file names: --with-roles makes them (conf/iam)."),
+    (
+        r"instance ?(role|profile)",
+        "See computeResources.instanceRole, an instance profile: `condor_awsbatch create --with-roles` makes it.",
+    ),
+    (r"\brole", "See the roles that the file names: `condor_awsbatch create --with-roles` makes them (conf/iam)."),
     (r"instance ?type", "See computeResources.instanceTypes."),
     (r"launch ?template", "See computeResources.launchTemplate."),
 )
 
 
 def _hint(message: str) -> str:
-    """What to look at, by the words of AWS's message; with a blank before it, "" if nothing is known."""
+    """What to look at, by the words of AWS's message; as its next sentence, "" if nothing is known."""
     found = (hint for pattern, hint in _HINTS if re.search(pattern, message, re.I))
-    return next((f" {hint}" for hint in found), "")
+    return next((f"{'' if message.endswith('.') else '.'} {hint}" for hint in found), "")
 
 
 def hint(message: str) -> str:
     """What to do about AWS's own reason for an INVALID entity."""
-    return _hint(message).strip() or "Mend what it says."
+    return _hint(message).lstrip(". ") or "Mend what it says."

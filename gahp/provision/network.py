@@ -32,7 +32,7 @@ def demand(document: dict[str, Any], path: str) -> None:
         names = " and ".join(f"computeResources.{name}" for name in lacking)
         raise Refused(
             f"{path}: {names} {'is' if len(lacking) == 1 else 'are'} not filled in: give those of your VPC "
-            "(`aws ec2 describe-subnets`, `aws ec2 describe-security-groups`), or --default-vpc."
+            "(`aws ec2 describe-subnets`, `aws ec2 describe-security-groups`), or `condor_awsbatch create --default-vpc`."
         )
 
 

@@ -109,8 +109,8 @@ def _ensure(aws: Aws, settings: Settings, role: Role, name: str) -> str:
         return arn
     if not settings.with_roles:
         raise Refused(
-            f"There is no {kind} {name} in the account, which {role.member} names: --with-roles makes it, or make it as "
-            "conf/README.md says, or name another one."
+            f"There is no {kind} {name} in the account, which {role.member} names: "
+            "`condor_awsbatch create --with-roles` makes it, or make it as conf/README.md says, or name another one."
         )
     constructed = f"arn:{aws.partition}:iam::{aws.account}:{{}}{path}{name}"
     if not role.profile:

@@ -409,6 +409,10 @@ def _up(suite: str) -> None:
         pool.up()
         print(f"{suite}: up, as {pool.account.name}")
     print(f"  export CONDOR_CONFIG={pool.config} PATH={prefix}/bin:{prefix}/usr/sbin:$PATH")
+    if os.geteuid() == 0:
+        who = pool.account
+        print(f"  and, as HTCondor takes no jobs from root, in a folder of {who.name}'s:")
+        print(f"  setpriv --reuid={who.uid} --regid={who.gid} --clear-groups env HOME={pool.home_of(who)} bash")
 
 
 def install(pool: Pool, environment: Mapping[str, str], **more: str) -> None:

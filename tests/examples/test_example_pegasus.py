@@ -1,5 +1,6 @@
 """The Pegasus example: what its generator writes is what the planner has taken, in each configuration and for both versions."""
 
+import os
 import re
 import subprocess
 import sys
@@ -73,3 +74,23 @@ def test_without_a_planner_the_script_says_so_and_leaves_what_it_wrote(tmp_path)
     assert done.returncode == 127
     assert "pegasus-plan" in done.stderr
     assert (run / "workflow.yml").exists()
+
+
+def test_a_scratch_directory_is_taken_from_here_and_a_url_without_a_bucket_is_refused(tmp_path):
+    (directory,) = site_of(generate(tmp_path, "--data=sharedfs", "--scratch=lab")["sites.yml"])["directories"]
+    assert directory["path"] == f"{tmp_path}/lab"
+    words = [sys.executable, str(EXAMPLE / "workflow.py"), "--scratch=s3://alice@amazon"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "give s3://USER@SITE/BUCKET/KEY" in done.stderr
+
+
+def test_help_plans_nothing_and_a_missing_pegasus_is_one_sentence(tmp_path):
+    def run(*words):
+        environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)} if "-S" not in words else None
+        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    assert "--scratch" in run(str(EXAMPLE / "plan-and-submit"), "--help").stdout
+    said = run(sys.executable, "-S", str(EXAMPLE / "workflow.py")).stderr
+    assert said.startswith("workflow.py: Pegasus's Python API is not installed") and said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

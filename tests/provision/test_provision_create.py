@@ -471,7 +471,7 @@ def test_a_misspelt_property_is_named_with_the_nearest(tmp_path):
 def test_a_subnet_that_is_not_there_is_named(bench):
     bench.edit("sample-compute-env.json", lambda document: document["computeResources"].update(subnets=["subnet-12345678"]))
     text = bench.refused()
-    assert "subnet-12345678" in text and "--default-vpc takes the usual ones" in text
+    assert "subnet-12345678" in text and "--default-vpc` takes the usual ones" in text
 
 
 @pytest.mark.parametrize("action", ["RegisterJobDefinition", "CreateComputeEnvironment", "CreateJobQueue"])

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 def prepare(asked: Options, stop: threading.Event, limits: Limits | None = None) -> Callable[[], int]:
     """Check what was asked for without AWS, and give what carries it out. Raises Refused."""
     entities = Entities(asked, stop)
+    entities.check()
     if asked.create:
         return entities.create_only
     if asked.delete:

@@ -64,6 +64,14 @@ class Entities:
         if self._asked.s3:
             parse_url(self._asked.s3)
 
+    def check(self) -> None:
+        """Raise Refused for what is wrong in the words and in the JSON files, before any call."""
+        settings = self._settings()
+        for kind in Kind:
+            value = settings.value(kind)
+            if value is not None and value.form is Form.FILE:
+                documents.read(value.text, kind)
+
     def create_only(self) -> int:
         """--create: make what is named; a second time changes nothing."""
         settings = self._settings()

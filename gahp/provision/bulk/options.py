@@ -93,6 +93,8 @@ def read(words: list[str]) -> Options:
         raise Refused("No prefix is given: --prefix NAME")
     if "/" in values["prefix"] or values["prefix"].startswith("."):
         raise Refused(f"--prefix {values['prefix']}: it becomes the name of a file, so use no / and no dot at the beginning")
+    if given.merge_logs and not Path(given.merge_logs).absolute().parent.is_dir():
+        raise Refused(f"--merge-logs {given.merge_logs}: its folder is not there")
     if given.create and given.delete:
         raise Refused("--create and --delete cannot go together")
     if given.create and given.job_files:

@@ -200,6 +200,7 @@ def test_the_command_line_wins_over_properties(tmp_path):
         (["-p", "p", "-L", "loud", "x.in"], "use one of error, warn"),
         (["-p", "p", "--nothing", "x.in"], "unrecognized arguments: --nothing"),
         (["-p", "p", "-C", "/not/there", "x.in"], "/not/there cannot be read"),
+        (["-p", "p", "-m", "/not/there/x", "x.in"], "its folder is not there"),
     ],
 )
 def test_wrong_words_are_refused_with_a_sentence(words, complaint):
@@ -362,6 +363,8 @@ def test_patience_ends(monkeypatch):
         (["--help"], 0, "--merge-logs PREFIX"),
         (["x.in"], 3, "pegasus-aws-batch: No prefix"),
         (["-p", "p", "x.in"], 3, "No job definition"),
+        (["-p", "p", "-c", "-j", "not-there.json"], 3, "not-there.json cannot be read"),
+        (["-p", "p", "-l", "/not/there", "x.in"], 3, "The log file /not/there.000 cannot be written: No such file"),
     ],
 )
 def test_wrong_words_end_with_exit_code_3_and_one_line(tmp_path, words, code, text):
