@@ -195,8 +195,11 @@ def read(
 
 
 def find(directory: str, words: str, user: str = "") -> list[History]:
-    """The runs that `words` may mean, oldest first: CLUSTER or CLUSTER.PROC of HTCondor, a GlobalJobId, a job id of the GAHP,
-    the name of a run, the id of a job of AWS Batch or its first 8 characters or more."""
+    """The runs that `words` may mean, of each job the oldest first.
+
+    They are CLUSTER or CLUSTER.PROC of HTCondor, a GlobalJobId, a job id of the GAHP, the name of a run, the id of a job of
+    AWS Batch or its first 8 characters or more.
+    """
     words = words.strip()
     if not words.isascii():
         return []  # no id is; nor can SQLite be asked for what is no text at all
@@ -204,7 +207,7 @@ def find(directory: str, words: str, user: str = "") -> list[History]:
     if (found := re.fullmatch(r"([0-9]{1,10})(?:\.([0-9]{1,10}))?", words)) and (
         same := list(read(directory, cluster=int(found[1]), proc=int(found[2]) if found[2] else None, user=user))
     ):
-        return same
+        return sorted(same, key=lambda run: run.proc)
     if found := re.fullmatch(r"[^#]+#([0-9]{1,10})\.([0-9]{1,10})#[0-9]+", words):
         runs = read(directory, cluster=int(found[1]), proc=int(found[2]), user=user)
         return [history for history in runs if history.global_job_id in ("", words)]

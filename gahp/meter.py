@@ -8,6 +8,7 @@ written stops no job.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -180,6 +181,8 @@ def put(path: str, text: str, mode: int) -> None:
     # A name that nobody can guess, made anew: in a directory that all may write to, nobody can put a link there before.
     made = f"{path}.{secrets.token_hex(6)}.tmp"
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError(errno.EINVAL, "It is no regular file")
         descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with open(descriptor, "w", encoding="utf-8") as file:

@@ -233,7 +233,7 @@ def _table(jobs: list[Job]) -> Table:
     begin = min((job.submitted for job in jobs if job.submitted), default=now)
     table = Table(title=f"Black diamond, {now - begin:.1f} s", title_justify="left")
     for column in ("job", "state", "waited", "ran", "run"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column != "run")  # the run's name is what gives way on a narrow terminal
     for job in jobs:
         waited = (job.started or job.ended or now) - job.submitted if job.submitted else None
         ran = (job.stopped or now) - job.started if job.started else None

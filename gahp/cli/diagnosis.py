@@ -260,6 +260,8 @@ def _place(facts: Facts, line: Line, usable: list[Environment]) -> str:
         )
     used = f"{least}{line.using:g} of {total} vCPUs are in use" if bounded else f"{_jobs(line.running)} run"
     room = f"The queue {run.queue} has room ({used}, {front})"
+    if facts.now - run.since < _LONG_RUNNABLE_S and line.ahead:
+        return f"{room}: AWS Batch is bringing up a host, which takes minutes, or what is in front asks for more than is free."
     if facts.now - run.since < _LONG_RUNNABLE_S:
         return f"{room}: AWS Batch is bringing up a host, which takes minutes."
     return (
@@ -385,7 +387,7 @@ def _why_held(run: History) -> Iterator[str]:
     elif "Job attempt duration exceeded" in reasons:
         yield from _timed_out(run, "release it to run it again")
     elif run.hold_code == HoldCode.TRANSFER_INPUT:
-        yield "Mend the input it names, then condor_release the job."
+        yield "" if "release" in run.hold_reason else "Mend the input it names, then condor_release the job."
     elif run.hold_code == HoldCode.TRANSFER_OUTPUT:
         yield f"See what the job wrote: condor_awsbatch logs {run.condor_id or run.name}. Then condor_release runs it again."
     elif "CannotStartContainer" in reasons or "CannotCreateContainer" in reasons:

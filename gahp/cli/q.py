@@ -173,6 +173,7 @@ def listing(runs: Sequence[History], now: float, *, wide: bool = False, everybod
         right=_RIGHT,
         width=width,
         shrink=[name for name in _SHRINK if name in headings],
+        drop=("WHERE", "USED", "QUEUE", "NODE", "USER", "TRY", "CPUS"),
         styles=[views.style_of(views.state_of(run)) for run in runs],
         styled="STATE",
         colour=colour,

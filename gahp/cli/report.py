@@ -131,8 +131,13 @@ def moment(text: str, now: float) -> float:
 
 
 def write(path: str, text: str) -> None:
-    """Put it in place as a whole: whoever looks at the file sees the old one or the new one."""
+    """Put it in place as a whole: whoever looks at the file sees the old one or the new one. A device or a pipe is written to."""
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            with open(path, "w", encoding="utf-8", errors="replace") as stream:
+                stream.write(text)
+            return
+        path = os.path.realpath(path)
         mask = os.umask(0)
         os.umask(mask)
         with tempfile.NamedTemporaryFile(

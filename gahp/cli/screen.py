@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import IO
 
 from gahp.cli.explain import printable
@@ -43,6 +43,7 @@ def table(
     right: Sequence[str] = (),
     width: int | None = None,
     shrink: Sequence[str] = (),
+    drop: Sequence[str] = (),
     styles: Sequence[str] = (),
     styled: str = "",
     colour: bool = False,
@@ -50,20 +51,27 @@ def table(
     """Lines of a table under its headings; cells are made printable.
 
     Columns named in `right` are set flush right. Within `width`, the columns named in `shrink` give way, the first ones first,
-    down to 5 characters. `styles` has one style for each row, that the column `styled` is painted with.
+    down to 5 characters; if that is not enough, those named in `drop` are left out, the first ones first. `styles` has one style
+    for each row, that the column `styled` is painted with.
     """
     cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(heading), *(len(row[number]) for row in cells), 0) for number, heading in enumerate(headings)]
+    kept = list(range(len(headings)))
     if width is not None:
+        least = [min(_LEAST, each) if name in shrink else each for name, each in zip(headings, widths, strict=True)]
+        for name in drop:
+            if name in headings and _taken(least[number] for number in kept) > width:
+                kept.remove(headings.index(name))
         for name in shrink:
-            excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
+            excess = _taken(widths[number] for number in kept) - width
             number = headings.index(name)
-            if excess > 0:
-                widths[number] = max(min(_LEAST, widths[number]), widths[number] - excess)
+            if excess > 0 and number in kept:
+                widths[number] = max(least[number], widths[number] - excess)
     lines = []
     for index, row in enumerate([list(headings), *cells]):
         parts = []
-        for number, cell in enumerate(row):
+        for number in kept:
+            cell = row[number]
             text = cut(cell, widths[number])
             blanks = " " * (widths[number] - len(text))
             if index and headings[number] == styled:
@@ -72,6 +80,11 @@ def table(
         line = _GAP.join(parts).rstrip()
         lines.append(paint(line, "head", colour) if index == 0 else line)
     return lines
+
+
+def _taken(widths: Iterable[int]) -> int:
+    each = list(widths)
+    return sum(each) + len(_GAP) * (len(each) - 1)
 
 
 def cut(text: str, width: int) -> str:

@@ -253,7 +253,7 @@ def _one_line(ad: str) -> str:
 
 def _ad_of_command(words: list[str]) -> str:
     """A submit ad as the gridmanager would send it for `words`, an executable and its arguments."""
-    executable = shutil.which(words[0])
+    executable = shutil.which(words[0]) or shutil.which(f"./{words[0]}")  # one that lies here too, as in a submit file
     if executable is None:
         raise ValueError(f"{words[0]} is neither a file with a submit ad nor an executable")
     name = f"{Path(executable).name}.{uuid.uuid4().hex[:6]}"

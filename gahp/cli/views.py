@@ -204,4 +204,4 @@ def style_of(state: str) -> str:
 
 
 def figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:g}"
+    return "-" if value is None else f"{value:.12g}"

@@ -90,6 +90,7 @@ def held(reason, **more):
             "at least 14 of the 16 that the queue q may have (maxvCpus) are in use by 200 jobs, with at least 500 jobs in front",
         ),
         ({"queue": OPEN, "line": Line(0, 1, 1.0)}, "has room (1 of 16 vCPUs are in use, no job in front of it): AWS Batch is"),
+        ({"queue": OPEN, "line": Line(1, 1, 1.0)}, "which takes minutes, or what is in front asks for more than is free."),
         (
             {"queue": OPEN, "line": Line(0, 1, 1.0), "since": NOW - 1000},
             "has room (1 of 16 vCPUs are in use, no job in front of it), and the job has waited longer than a host takes",
@@ -178,6 +179,11 @@ def test_the_reason_of_an_attempt_before_is_not_taken_for_why_it_waits():
 )
 def test_why_a_job_was_held_and_what_to_do(reason, more, words):
     assert words in held(reason, **more)
+
+
+def test_a_reason_that_says_itself_to_release_the_job_is_not_said_twice():
+    reason = "The input in.txt could not be fetched. Mend what it says, and release the job."
+    assert held(reason, hold_code=HoldCode.TRANSFER_INPUT).rstrip().endswith(reason)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from gahp.batch import BatchJob
 from gahp.batch.jobs import BatchAttempt
+from gahp.cli import report
 from gahp.gateway.telling import of_batch
 from gahp.journal import Journal, Run, RunState
 from gahp.model import JobReport, JobRequest, JobState, Refused, Resources
@@ -63,6 +64,22 @@ def test_the_page_is_put_in_place_and_said(state, tmp_path):
     assert page.startswith("<!DOCTYPE html>")
     assert page.count("<script") == 2
     assert [entry for entry in os.listdir(tmp_path) if entry.startswith(".report")] == []
+
+
+def test_a_device_or_a_pipe_is_written_to_and_stays_what_it_is(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    report.write(str(pipe), "a page")
+    assert os.read(reader, 100) == b"a page" and pipe.is_fifo()
+    os.close(reader)
+
+
+def test_a_link_to_a_page_stays_a_link(tmp_path):
+    (tmp_path / "real.html").write_text("old")
+    (tmp_path / "link.html").symlink_to("real.html")
+    report.write(str(tmp_path / "link.html"), "new")
+    assert (tmp_path / "link.html").is_symlink() and (tmp_path / "real.html").read_text() == "new"
 
 
 def test_jobs_are_chosen_by_cluster_dag_and_time(state):

@@ -131,6 +131,14 @@ def test_what_is_typed_is_sent_with_its_request_id(typed, sent):
     assert len(shown) == 1 and shown[0].startswith("<< ")
 
 
+def test_an_executable_that_lies_here_is_submitted_by_its_name_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.sh").write_text("#!/bin/sh\n")
+    (tmp_path / "my.sh").chmod(0o755)
+    _, line = talking().typed("submit my.sh x")
+    assert f'Cmd = "{tmp_path}/my.sh"' in split(line.removesuffix(b"\r\n"))[2]
+
+
 @pytest.mark.parametrize(
     ("typed", "why"),
     [

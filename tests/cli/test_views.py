@@ -350,6 +350,20 @@ def test_a_table_gives_way_where_it_may_and_shows_no_control_characters():
     assert lines == ["A          LONG", "x\\x1b[2Jy  " + "l" * 18 + "…"]
 
 
+def test_a_table_leaves_columns_out_where_even_its_least_is_too_wide():
+    def narrow(width, *drop):
+        cells = (("ID", "QUEUE", "WHERE"), [["1.0", "my-queue", "a-host"]])
+        return screen.table(*cells, width=width, shrink=("WHERE", "QUEUE"), drop=drop)
+
+    assert narrow(17, "WHERE") == ["ID   QUEUE  WHERE", "1.0  my-q…  a-ho…"]
+    assert narrow(13, "WHERE", "QUEUE") == ["ID   QUEUE", "1.0  my-queue"]
+    assert narrow(9, "WHERE", "QUEUE") == ["ID", "1.0"]
+
+
+def test_a_figure_is_written_out_however_large():
+    assert [views.figure(value) for value in (1_000_000, 0.25, 2.0, None)] == ["1000000", "0.25", "2", "-"]
+
+
 def test_what_batch_says_now_takes_the_place_of_what_the_journal_has():
     known = History("1-0-a", "", "1.0", RunState.SUBMITTED, native_id="id", status="RUNNABLE", since=5.0, accepted=1.0)
     running = views.updated(known, BatchJob("id", "n", "RUNNING", started=9.0, log_stream="s", cpus=2), 20.0)

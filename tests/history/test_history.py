@@ -161,6 +161,8 @@ def test_runs_are_found_by_every_name_they_have(journal, tmp_path):
     for words in ("12.3", one.name, one.job_id, one.native_id, "host#12.3#1795000000", f" {one.name} "):
         assert [found.name for found in history.find(directory, words)] == [one.name], words
     assert [found.name for found in history.find(directory, "12")] == ["12-3-aaaa", "12-4-bbbb"]
+    add(journal, "12-1-dddd")  # taken in last, as jobs of a cluster come in any order
+    assert [found.name for found in history.find(directory, "12")] == ["12-1-dddd", "12-3-aaaa", "12-4-bbbb"]
     for words in ("0f0e0d0c-0000-4000-8000-000000000002:7", "0f0e0d0c-0000-4000-8000-000000000002"):
         assert [found.name for found in history.find(directory, words)] == ["12-4-bbbb"]
     for words in ("99", "12.30", "nobody", "x#1.2#3", "", "0f0e0d0c-0000-4000-8000-000000000009", "'; DROP TABLE runs"):

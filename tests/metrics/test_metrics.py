@@ -275,6 +275,15 @@ def test_a_place_that_cannot_be_written_is_said_once_and_stops_nothing(journal, 
     os.close(one._lock)
 
 
+def test_a_place_that_is_no_regular_file_is_left_as_it_is(journal, tmp_path, caplog):
+    os.mkfifo(tmp_path / "pipe")
+    one = meter.Meter(settings(tmp_path, AWSBATCH_METRICS_FILE=str(tmp_path / "pipe")), Counts())
+    one.write(up=True)
+    assert (tmp_path / "pipe").is_fifo()
+    assert "It is no regular file" in caplog.text and "see AWSBATCH_METRICS_FILE" in caplog.text
+    os.close(one._lock)
+
+
 def test_what_was_counted_last_is_read_again_by_another_process(journal, tmp_path):
     knobs = settings(tmp_path)
     counts = Counts()
