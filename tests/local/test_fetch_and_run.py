@@ -14,11 +14,21 @@ import pytest
 ENTRY_POINT = Path(__file__).parents[2] / "image" / "fetch_and_run.sh"
 COPY = """#!/bin/bash
 # usage: ... s3://bucket/key target
+if [[ $* == *presign* ]]; then # only where a test says what to sign with
+    [[ -e $STORE/signs ]] && echo "http://signed/${@: -1}?secret"
+    exit
+fi
 echo "${0##*/}" >> "$STORE/calls"
 source=${@: -2:1} target=${@: -1}
 left=$(cat "$STORE/failures" 2>/dev/null || echo 0)
 if ((left > 0)); then echo $((left - 1)) > "$STORE/failures"; exit 1; fi
 cp "$STORE/${source#s3://bucket/}" "$target"
+"""
+CURL = """#!/bin/bash
+echo curl >> "$STORE/calls"
+printf '%s ' "$@" >> "$STORE/arguments"
+read -r line
+[[ $line == 'url = "http://signed/s3://bucket/job?secret"' ]] && cp "$STORE/job" "${@: -1}"
 """
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -45,6 +55,8 @@ def run(tmp_path: Path, store: Path) -> Run:
         for tool in tools:
             (commands / tool).write_text(COPY)
             (commands / tool).chmod(0o755)
+        (commands / "curl").write_text(CURL)
+        (commands / "curl").chmod(0o755)
         # Retries without their waits.
         (commands / "sleep").symlink_to("/bin/true")
         if shutil.which("unzip") is None:
@@ -86,6 +98,16 @@ def test_s5cmd_is_preferred_and_aws_steps_in(run: Run, store: Path) -> None:
     assert run().returncode == 0
     assert run(tools=("aws",)).returncode == 0
     assert (store / "calls").read_text().split() == ["s5cmd", "s5cmd", "aws", "aws"]
+
+
+def test_where_s5cmd_can_sign_and_curl_is_there_one_request_fetches_it_and_no_argument_shows_the_signature(
+    run: Run, store: Path
+) -> None:
+    script(store, "exit 5")
+    (store / "signs").touch()
+    assert run().returncode == 5
+    assert (store / "calls").read_text().split() == ["curl"]
+    assert "secret" not in (store / "arguments").read_text()
 
 
 def test_a_download_that_fails_is_tried_again(run: Run, store: Path) -> None:

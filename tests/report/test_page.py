@@ -1,5 +1,6 @@
 """The page: its data, its structure, what jobs may be called, its size; and, where there is a Chromium, that it works in one."""
 
+import contextlib
 import csv
 import io
 import json
@@ -8,6 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import SessionNotCreatedException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -186,6 +188,14 @@ QUIET = (
 )
 
 
+def started(options, driver):
+    """A browser; on a machine that is busy with other tests it may take more than one try until it answers."""
+    for _ in range(3):
+        with contextlib.suppress(SessionNotCreatedException):
+            return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+
+
 @pytest.fixture
 def browser(tmp_path):
     chromium, driver = needs.programs("chromium", "chromedriver", of="Debian: chromium chromium-driver")
@@ -194,7 +204,7 @@ def browser(tmp_path):
     for word in (*QUIET.split(), f"--user-data-dir={tmp_path}/profile"):
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser = started(options, driver)
     try:
         browser.execute_cdp_cmd("Network.enable", {})
         offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
