@@ -79,13 +79,12 @@ def _following(count: int, *, budget: bool) -> list[Row]:
 
 
 def _settle(gahp: Gahp) -> None:
-    """Until it has gone quiet after the start: less than half a core in a while, or so for long enough."""
-    end = time.monotonic() + _LIMIT_S
-    while time.monotonic() < end:
+    """Until it has gone quiet after the start: less than a tenth of a core, twice; or so for long enough."""
+    end, quiet = time.monotonic() + _LIMIT_S, 0
+    while time.monotonic() < end and quiet < 2:
         before = gahp.cpu_s()
         time.sleep(_SETTLE_S)
-        if gahp.cpu_s() - before < _SETTLE_S / 10:
-            return
+        quiet = quiet + 1 if gahp.cpu_s() - before < _SETTLE_S / 10 else 0
 
 
 def _calls(aws: peers.Endpoint) -> int:

@@ -69,7 +69,7 @@ class Live:
         self.part: Part | None = None  # it is staged but for its manifest, which is written together with others'
         self.alone = False  # it is not packed
         self.trouble = ""
-        self.waiters: list[tuple[Wanted, Future[None]]] = []
+        self.waiters: tuple[tuple[Wanted, Future[None]], ...] = ()
 
     def report(self) -> JobReport:
         """How the run stands now, with what Batch last said of it."""
@@ -230,7 +230,7 @@ class Runs:
             if wanted is Wanted.REMOVE and live.ending_asked and run.wanted is Wanted.REMOVE:
                 done.set_result(None)
                 return done
-            live.waiters.append((wanted, done))
+            live.waiters += ((wanted, done),)
             live.tries = 0
             if run.wanted is not wanted:
                 # A CancelJob that Batch has taken for a hold is no TerminateJob.
@@ -763,7 +763,7 @@ class Runs:
         """Tell those who wait for `wanted`, or for anything at all."""
         with self._lock:
             waiting = [waiter for waiter in live.waiters if wanted in (None, waiter[0])]
-            live.waiters = [waiter for waiter in live.waiters if waiter not in waiting]
+            live.waiters = tuple(waiter for waiter in live.waiters if waiter not in waiting)
         for _, future in waiting:
             if error is None:
                 future.set_result(None)
@@ -881,7 +881,7 @@ class Runs:
         elif job.running != run.started:
             # A run whose host went away is idle again until its next attempt runs.
             self._journal.update(run, news=of_batch(job, self._clock()), started=job.running)
-        elif has_news(before, job):
+        elif has_news(before, job, started=run.started):
             self._journal.update(run, news=of_batch(job, self._clock()))
         if not job.over and run.wanted is Wanted.HOLD and job.status in ("STARTING", "RUNNING"):
             self._journal.update(run, wanted=Wanted.RUN)

@@ -14,9 +14,12 @@ _JOB = tuple(field.name for field in dataclasses.fields(BatchJob) if field.name 
 _ATTEMPT = tuple(field.name for field in dataclasses.fields(BatchAttempt))
 
 
-def has_news(before: BatchJob | None, now: BatchJob) -> bool:
-    """Whether a sweep found what is worth writing down."""
-    return before is None or (before.status, before.attempts, before.log_stream) != (now.status, now.attempts, now.log_stream)
+def has_news(before: BatchJob | None, now: BatchJob, *, started: bool) -> bool:
+    """Whether a sweep found what is worth writing down. `started`: what the journal knows already."""
+    if before is None:
+        # Of a run that was taken over: that it runs, and no more, is nothing new.
+        return now.described or not (started and now.running)
+    return (before.status, before.attempts, before.log_stream) != (now.status, now.attempts, now.log_stream)
 
 
 def of_batch(job: BatchJob, now: float) -> News:
