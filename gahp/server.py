@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 _READ_SIZE = 1 << 18
 _OPEN_AGAIN_S = 5.0
 _MOST_UNWRITTEN = 1 << 20
-_SWITCH_S = 0.0002
+_SWITCH_S = 0.001
 
 
 class Service:

@@ -57,6 +57,8 @@ class Inputs:
 
 def mounted(path: str, shared: Sequence[str]) -> str | None:
     """The path in the container of a file or directory that lies below one of `shared`, symbolic links followed; else None."""
+    if not shared:
+        return None  # without a look at the disk, several for each job
     real = os.path.realpath(path)
     for directory in shared:
         top = os.path.realpath(directory)
