@@ -55,6 +55,18 @@ class Watched:
         return sum(call == name for call, _ in self.calls)
 
 
+def in_pages(client, size: int, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    """A client whose lists come in pages of so many keys; each counts as a call of "list"."""
+    real = client.list_objects_v2
+    monkeypatch.setattr(
+        Watched,
+        "list_objects_v2",
+        lambda self, **options: (self.calls.append(("list", "")), real(**options, MaxKeys=size))[1],
+        raising=False,
+    )
+    return Watched(client)
+
+
 @pytest.fixture
 def watched(client) -> Watched:
     return Watched(client)
@@ -369,14 +381,7 @@ def test_a_small_file_that_changes_between_walk_and_reading_is_read_again_later(
 def test_discard_deletes_all_of_a_run_and_nothing_else(site: Site, client, new_sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     for key in ("runs/a/manifest", "runs/a/0/result", *(f"runs/a/0/out/{n}" for n in range(20)), "runs/ab/manifest", "blobs/x"):
         client.put_object(Bucket="jobs", Key=f"{site.prefix}/{key}", Body=b"")
-    paged = Watched(client)
-    real = client.list_objects_v2
-    monkeypatch.setattr(
-        Watched,
-        "list_objects_v2",
-        lambda self, **options: (self.calls.append(("list", "")), real(**options, MaxKeys=9))[1],
-        raising=False,
-    )
+    paged = in_pages(client, 9, monkeypatch)
     new_sandbox(site.prefix, other=paged).discard("a")
     assert site.keys() == ["blobs/x", "runs/ab/manifest"]
     assert paged.count("list") == 3
@@ -417,14 +422,7 @@ def test_runs_of_a_cluster_are_discarded_together_and_no_other_run_with_them(
         f"runs/{run}/{name}" for run in (*runs, "70-0-r", "7-1-rr") for name in ("manifest", "0/claim", "0/out/1", "0/result")
     ):
         client.put_object(Bucket="jobs", Key=f"{site.prefix}/{key}", Body=b"")
-    paged = Watched(client)
-    real = client.list_objects_v2
-    monkeypatch.setattr(
-        Watched,
-        "list_objects_v2",
-        lambda self, **options: (self.calls.append(("list", "")), real(**options, MaxKeys=page))[1],
-        raising=False,
-    )
+    paged = in_pages(client, page, monkeypatch)
     gone = ["7-0-r", "7-1-r", "7-3-r", "7-10-r", "7-11-r"]
     new_sandbox(site.prefix, other=paged).discard(*gone)
     assert {key.split("/")[1] for key in site.keys("runs/")} == {*runs, "70-0-r", "7-1-rr"} - set(gone)
