@@ -51,20 +51,26 @@ def measure_create() -> None:
         path.write_text(json.dumps(environment))
         path = Path(scratch, "conf", "pegasusrc")
         path.write_text(path.read_text().replace("[your aws account id - digits]", "123456789012"))
-        aws.forget_calls()
-        begin = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", "gahp.cli.main", "create", *shlex.split(line)],
-            cwd=scratch,
-            env={**os.environ, **aws.environment()},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            check=False,
-        )
-        spent = time.perf_counter() - begin
+        done, spent = timed(["gahp.cli.main", "create", *shlex.split(line)], scratch, aws)
         if done.returncode or done.stdout.count(b"Created the ") != 4:
             raise SystemExit(f"create: exit code {done.returncode}: {done.stdout.decode()}")
         print(f"       create: {spent:6.2f} s, {sum(aws.calls().values())} calls of AWS")
+
+
+def timed(words: list[str], scratch: str, aws: LocalAws) -> tuple[subprocess.CompletedProcess[bytes], float]:
+    """One of our programs, by its module, and the seconds that it took; calls of AWS are counted from its start."""
+    environment = {**os.environ, **aws.environment()}
+    aws.forget_calls()
+    begin = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=scratch,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    return done, time.perf_counter() - begin
 
 
 def measure(count: int) -> None:
@@ -78,17 +84,8 @@ def measure(count: int) -> None:
         tasks = [{"jobName": f"task{n}", "arguments": str(n), **common} for n in range(count)]
         job_file.write_text(json.dumps({"SubmitJob": tasks}))
         words = [*("-p", "bench"), *("-j", DEFINITION), *("-q", QUEUE), *("-s", f"s3://{BUCKET}/bench"), *("-f", str(script))]
-        aws.forget_calls()
-        begin = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", "gahp.cli.pegasus_aws_batch", *words, *("-m", str(Path(scratch, "x"))), str(job_file)],
-            cwd=scratch,
-            env={**os.environ, **aws.environment()},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            check=False,
-        )
-        spent = time.perf_counter() - begin
+        words = ["gahp.cli.pegasus_aws_batch", *words, *("-m", str(Path(scratch, "x"))), str(job_file)]
+        done, spent = timed(words, scratch, aws)
         lines = [line for line in Path(scratch, "x.out").read_text().splitlines() if line.startswith("out ")]
         if done.returncode or lines != [f"out {n}" for n in range(count)]:
             raise SystemExit(f"{count} tasks: exit code {done.returncode}, {len(lines)} outputs")

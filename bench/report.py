@@ -169,8 +169,8 @@ def draw(title: str, curves: Sequence[dict[str, Any]], about: str) -> str:
         )
 
     out = [
-        '<svg xmlns="http://www.w3.org/2000/svg" width="900" height="460" font-family="sans-serif" font-size="13">',
-        '<rect width="900" height="460" fill="white"/>',
+        '<svg xmlns="http://www.w3.org/2000/svg" width="960" height="460" font-family="sans-serif" font-size="13">',
+        '<rect width="960" height="460" fill="white"/>',
         f'<text x="{left}" y="26" font-size="17">{escape(title)}</text>',
         f'<text x="{left}" y="448" fill="#666" font-size="11">{escape(about)}</text>',
         f'<text x="{left + width / 2}" y="{top + height + 40}" text-anchor="middle">{escape(curves[0]["x"])}</text>',

@@ -284,7 +284,10 @@ def measure_scale(sizes: Sequence[int] = SIZES, three: int = 10_000) -> Found:
         "delay": ("end to report, p95, s", "s"),
         "submitted": ("until Batch has all, s", "s"),
     }
-    curves = [Curve("d", "growth-with-jobs", names[key][0], "jobs", "see lines", tuple(points)) for key, points in lines.items()]
+    curves = [
+        Curve("d", "growth-with-jobs", names[key][0], "jobs", "in the unit of each line", tuple(points))
+        for key, points in lines.items()
+    ]
     return Found(rows, curves, missing)
 
 

@@ -422,6 +422,8 @@ def main() -> int:
     server.greet()
     threading.Thread(target=_prepare, args=(service,), name="prepare", daemon=True).start()
     server.run()
+    with contextlib.suppress(OSError):
+        os.set_blocking(1, True)  # others may write to the same pipe after this program
     service.stop()
     log.info("awsbatch_gahp ends")
     logging.shutdown()

@@ -118,6 +118,12 @@ def test_a_client_that_reads_nothing_cannot_keep_sigterm_from_ending_it(environm
     process.stdout.close()
 
 
+def test_whoever_writes_to_the_same_pipe_afterwards_finds_it_as_it_was(environment):
+    script = f"{GAHP} < /dev/null; {sys.executable} -c 'import os; print(os.get_blocking(1))'"
+    ran = subprocess.run(["/bin/sh", "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.split("\n")[1] == "True"
+
+
 def test_a_slow_client_gets_every_line(environment):
     count = 20000
     process = subprocess.Popen([GAHP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
