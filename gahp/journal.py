@@ -23,7 +23,6 @@ import hmac
 import json
 import os
 import queue
-import re
 import secrets
 import sqlite3
 import sys
@@ -36,20 +35,13 @@ from typing import Any, NamedTuple
 from gahp import story
 from gahp.metrics import COUNTS
 from gahp.model import JobReport, JobRequest, Refused, Transient, decode_report, decode_request, encode
+from gahp.statedir import DAMAGE_FILE, identity_of, if_dead, note_damage, require_local, sync, take_lock, use
 
 SCHEMA_VERSION = 3
 APPLICATION_ID = 0x41574247  # "AWBG"
 FILE_NAME = "journal.sqlite"
-IDENTITY_FILE = "journal.id"
-DAMAGE_FILE = "journal.damaged"
 _TRY_AGAIN_S = 0.5
 _END_S = 5.0
-# SQLite: "WAL does not work over a network filesystem" (sqlite.org/wal.html).
-_NETWORK = {
-    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "virtiofs", "vboxsf", "lustre", "gpfs", "beegfs", "ceph", "gfs2"),
-    *("ocfs2", "orangefs", "panfs", "wekafs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.ceph-fuse", "fuse.s3fs"),
-    *("fuse.mount-s3", "fuse.gcsfuse", "fuse.rclone", "fuse.goofys", "fuse.juicefs"),
-}
 
 
 class RunState(enum.Enum):
@@ -305,77 +297,6 @@ def is_damage(error: Exception) -> bool:
     )
 
 
-def note_damage(directory: str) -> None:
-    """From now on, until it has been made anew, nobody works with this journal: it may look sound again without being so."""
-    descriptor = os.open(os.path.join(directory, DAMAGE_FILE), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
-def use(directory: str, how: int) -> int:
-    """A lock on the journal as a whole: shared by those who work with it, exclusive for who makes it anew. Its descriptor."""
-    descriptor = os.open(os.path.join(directory, "journal.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise Refused(
-            f"The journal in {directory} is damaged, and another GAHP of this user has it open: it is made anew when that ends."
-        ) from None
-    return descriptor
-
-
-def require_local(directory: str) -> None:
-    """Raise Refused for a directory on a network file system, where SQLite's log and locks cannot be trusted."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-        kind = file_system(os.path.realpath(directory), mounts.read())
-    if kind in _NETWORK:
-        raise Refused(
-            f"The journal cannot be kept in {directory}, which is on a network file system ({kind}): set AWSBATCH_STATE_DIR"
-            " to a directory of a local disk, one for each user, such as /var/lib/awsbatch_gahp/$ENV(LOGNAME)."
-        )
-
-
-def file_system(path: str, mountinfo: str) -> str:
-    """The type of the file system that the absolute `path` lies on, from the text of /proc/self/mountinfo (see proc(5))."""
-    best, kind = "", ""
-    for line in mountinfo.splitlines():
-        before, _, behind = line.partition(" - ")
-        fields = before.split()
-        if len(fields) < 5 or not behind:
-            continue
-        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[4])
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):  # a later mount covers an earlier one
-            best, kind = point, behind.split()[0]
-    return kind
-
-
-def identity_of(directory: str) -> tuple[str, bytes]:
-    """A name of this journal, and a secret with which it knows its own records in S3 again; both outlive its database."""
-    path = os.path.join(directory, IDENTITY_FILE)
-    with contextlib.suppress(FileExistsError):
-        made = f"{path}.{secrets.token_hex(4)}"
-        with open(made, "w", opener=lambda name, flags: os.open(name, flags | os.O_EXCL | os.O_CLOEXEC, 0o600)) as file:
-            file.write(f"{secrets.token_hex(8)} {secrets.token_hex(32)}")
-            file.flush()
-            os.fsync(file.fileno())  # without it no record in S3 could ever be known again
-        try:
-            os.link(made, path)
-            _sync(directory)
-        finally:
-            os.unlink(made)
-    with open(path, encoding="ascii", errors="replace") as file:
-        name, _, secret = file.read().strip().partition(" ")
-    return name, secret.encode()
-
-
-def _sync(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
 def replace(directory: str, runs: Iterable[tuple[Run, JobRequest]], now: float) -> str:
     """Set the damaged database aside and put one with `runs` in its place; the name that the old one has now.
 
@@ -402,7 +323,7 @@ def replace(directory: str, runs: Iterable[tuple[Run, JobRequest]], now: float) 
         with contextlib.suppress(FileNotFoundError):
             os.rename(path + end, aside + end)
     os.replace(new, path)
-    _sync(directory)
+    sync(directory)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(os.path.join(directory, DAMAGE_FILE))
     return aside
@@ -433,7 +354,7 @@ class Journal:
                 if os.path.exists(os.path.join(directory, DAMAGE_FILE)):
                     raise Damaged(f"The journal {self._path} is damaged.")
                 self.identity, self._secret = identity_of(directory)
-                self._lock = _take_lock(self._lock_path(self.owner))
+                self._lock = take_lock(self._lock_path(self.owner))
                 undo.callback(os.close, self._lock)
                 undo.callback(os.unlink, self._lock_path(self.owner))
                 self._reader = connect(self._path)
@@ -595,7 +516,7 @@ class Journal:
         for owner in owners:
             if owner == self.owner:
                 continue
-            with _if_dead(self._lock_path(owner)) as dead:
+            with if_dead(self._lock_path(owner)) as dead:
                 if dead:
                     names = {row[0] for row in self._read(f"SELECT name FROM runs WHERE owner = ? AND {_LIVE}", (owner,))}
                     sql = "UPDATE runs SET owner = :me WHERE owner = :dead"
@@ -731,31 +652,3 @@ def _ending(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-
-
-def _take_lock(path: str) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return descriptor
-
-
-@contextlib.contextmanager
-def _if_dead(path: str) -> Iterator[bool]:
-    """True within the block if the owner whose lock file this is lives no more; the file is gone after it."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield True
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        yield False
-        return
-    try:
-        yield True
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-    finally:
-        os.close(descriptor)

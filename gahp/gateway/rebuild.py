@@ -15,9 +15,10 @@ import re
 import time
 
 from gahp.batch import Batch
-from gahp.journal import Run, identity_of, note_damage, opened, replace, use
+from gahp.journal import Run, opened, replace
 from gahp.model import JobRequest
 from gahp.sandbox import Sandbox
+from gahp.statedir import identity_of, note_damage, use
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ import threading
 
 import pytest
 
-from gahp.journal import FILE_NAME, MOVES, Conflict, Damaged, Journal, JournalProblem, Run, RunState, Wanted, file_system
+from gahp.journal import FILE_NAME, MOVES, Conflict, Damaged, Journal, JournalProblem, Run, RunState, Wanted
 from gahp.model import JobReport, JobRequest, JobState, Refused, Resources, encode
+from gahp.statedir import file_system
 
 FIRST_VERSION = """
 CREATE TABLE runs (
@@ -424,7 +425,7 @@ def test_damage_that_turns_up_later_is_told_once_and_noted(tmp_path):
 
 @pytest.mark.parametrize("kind", ["nfs4", "lustre", "gpfs", "beegfs", "ceph", "fuse.glusterfs", "virtiofs"])
 def test_a_journal_on_a_network_file_system_is_refused_with_what_to_set(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr("gahp.journal.file_system", lambda path, mounts: kind)
+    monkeypatch.setattr("gahp.statedir.file_system", lambda path, mounts: kind)
     with pytest.raises(Refused, match=rf"network file system \({kind}\): set AWSBATCH_STATE_DIR"):
         Journal(str(tmp_path))
     assert not (tmp_path / FILE_NAME).exists()
