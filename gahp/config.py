@@ -198,7 +198,14 @@ KNOBS = (
         _number(0, 60000),
         "How long an array job waits for one more job before it is submitted.",
     ),
-    Knob("AWSBATCH_PACK_WAIT", "250", "milliseconds", _number(0, 60000), "How long it waits in all."),
+    Knob("AWSBATCH_PACK_WAIT", "250", "milliseconds", _number(0, 60000), "How long it waits in all, when a burst begins."),
+    Knob(
+        "AWSBATCH_PACK_LONGEST",
+        "5000",
+        "milliseconds",
+        _number(0, 60000),
+        "While such jobs keep coming it waits in all as long as they have come before, up to this; 0: never longer.",
+    ),
     Knob(
         "AWSBATCH_LOOKUP_SETTLE",
         "10",
@@ -274,6 +281,7 @@ class Config:
     pack_size: int
     pack_quiet: float
     pack_wait: float
+    pack_longest: float
     lookup_settle: float
     submit_rate: float
     status_rate: float

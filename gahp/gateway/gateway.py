@@ -82,6 +82,7 @@ class Gateway:
             pack_size=config.pack_size,
             pack_quiet_s=config.pack_quiet / 1000,
             pack_wait_s=config.pack_wait / 1000,
+            pack_longest_s=config.pack_longest / 1000,
             clock=clock,
         )
 

@@ -5,6 +5,7 @@ Decides by value and clock only: it makes no call, has no thread, and does not l
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import re
 import secrets
@@ -16,6 +17,10 @@ Member = TypeVar("Member")
 
 # A group holds the manifests of its members in memory until it is submitted.
 _MOST_BYTES = 64 * 1024 * 1024
+# Jobs of a shape that come within so many seconds of the last one belong to the same burst.
+_SAME_BURST_S = 1.0
+# A group that waits longer in all bears longer pauses, too: this share of it.
+_QUIET_SHARE = 0.05
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 
 
@@ -36,6 +41,7 @@ class Group(Generic[Member]):
     begun: float
     last: float
     name: str
+    wait_s: float
     members: list[tuple[Member, Part]] = dataclasses.field(default_factory=list)
     bytes: int = 0
     tries: int = 0
@@ -45,17 +51,24 @@ class Group(Generic[Member]):
 class Packer(Generic[Member]):
     """One open group for each shape. A group is complete when none came for `quiet_s`, or after `wait_s`, or when it is full.
 
+    While jobs of a shape keep coming, each group waits as long as the burst has lasted before it, up to `longest_s`: ten thousand
+    jobs that come over a minute are a dozen arrays then, and not hundreds, each of which costs a SubmitJob and lists of its own
+    for as long as it runs. No job waits longer than the burst has taken already.
+
     A run that is being staged counts as about to come, so that a burst which takes its time to be staged is not cut into pieces;
     but not for longer than `wait_s`, because it may be uploading for hours. Threads may share it.
     """
 
-    def __init__(self, *, size: int, quiet_s: float, wait_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, *, size: int, quiet_s: float, wait_s: float, longest_s: float, clock: Callable[[], float]) -> None:
         self._size = size
         self._quiet_s = min(quiet_s, wait_s)
         self._wait_s = wait_s
+        self._longest_s = max(longest_s, wait_s)
         self._clock = clock
         self._lock = threading.Lock()
         self._open: dict[Hashable, Group[Member]] = {}
+        # By shape, the latest at the end: when the first and the last job of it came.
+        self._bursts: collections.OrderedDict[Hashable, tuple[float, float]] = collections.OrderedDict()
         self._queued: set[str] = set()
         self._being_staged: dict[str, float] = {}
 
@@ -84,10 +97,12 @@ class Packer(Generic[Member]):
         """Put a member, the run called `name`, into the group of its shape; the group, and whether it is a new one."""
         with self._lock:
             now = self._clock()
+            begun = self._burst(part.shape, now)
             group = self._open.get(part.shape)
             new = group is None
             if group is None:
-                group = self._open[part.shape] = Group(part.shape, now, now, pack_name(name))
+                wait_s = min(max(now - begun, self._wait_s), self._longest_s)
+                group = self._open[part.shape] = Group(part.shape, now, now, pack_name(name), wait_s)
             group.members.append((member, part))
             group.bytes += len(part.body)
             group.last = now
@@ -102,13 +117,29 @@ class Packer(Generic[Member]):
             if self._open.get(group.shape) is not group:
                 return 0.0
             now = self._clock()
-            quiet = group.last + self._quiet_s
+            quiet_s = max(self._quiet_s, group.wait_s * _QUIET_SHARE if group.wait_s > self._wait_s else 0.0)
+            quiet = group.last + quiet_s
             look = quiet if now < quiet else now + self._quiet_s / 4 if self._more_to_come(now) else now
-            left = min(look, group.begun + self._wait_s) - now
+            left = min(look, group.begun + group.wait_s) - now
             if left > 0:
                 return left
             del self._open[group.shape]
             return 0.0
+
+    def hurry(self) -> None:
+        """There is no room for more: what is open waits no longer than groups do outside of a burst."""
+        with self._lock:
+            for group in self._open.values():
+                group.wait_s = self._wait_s
+
+    def _burst(self, shape: Hashable, now: float) -> float:
+        """When the burst began that a job of this shape, which comes now, belongs to."""
+        while self._bursts and now - next(iter(self._bursts.values()))[1] > _SAME_BURST_S:
+            self._bursts.popitem(last=False)
+        begun, _ = self._bursts.get(shape, (now, now))
+        self._bursts[shape] = begun, now
+        self._bursts.move_to_end(shape)
+        return begun
 
     def _more_to_come(self, now: float) -> bool:
         return bool(self._queued) or any(now - begun < self._wait_s for begun in self._being_staged.values())

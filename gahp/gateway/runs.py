@@ -108,6 +108,7 @@ class Runs:
         pack_size: int = 1,
         pack_quiet_s: float = 0.025,
         pack_wait_s: float = 0.25,
+        pack_longest_s: float = 0.25,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._journal = journal
@@ -118,7 +119,9 @@ class Runs:
         self._keep_sandbox_s = keep_sandbox_s
         self._cleaning = Lane("clean", 1)
         self._packing = Lane("pack", submit_threads)
-        self._packer: Packer[Live] = Packer(size=pack_size, quiet_s=pack_quiet_s, wait_s=pack_wait_s, clock=time.monotonic)
+        self._packer: Packer[Live] = Packer(
+            size=pack_size, quiet_s=pack_quiet_s, wait_s=pack_wait_s, longest_s=pack_longest_s, clock=time.monotonic
+        )
         self._parents = Parents(batch, min(1.0, lookup_settle_s / 4), clock=time.monotonic)
         self._held = 0
         self._clock = clock
@@ -414,6 +417,7 @@ class Runs:
                 self._end(before)
                 return 0.5
             if self._held > _MOST_HELD:
+                self._packer.hurry()
                 return _NO_ROOM_S
             request = self._journal.request(run.name)
             record = self._journal.sealed(run, request)

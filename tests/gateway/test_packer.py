@@ -22,7 +22,7 @@ def clock():
 
 @pytest.fixture
 def packer(clock):
-    return Packer(size=5, quiet_s=0.025, wait_s=0.25, clock=clock)
+    return Packer(size=5, quiet_s=0.025, wait_s=0.25, longest_s=0.25, clock=clock)
 
 
 def offer(packer, name, shape="a", body=b"x"):
@@ -50,6 +50,62 @@ def test_a_group_is_complete_after_the_longest_wait_although_more_come(packer, c
         clock.now += 0.0166
         assert offer(packer, str(number))[0] is group
     clock.now += 0.002
+    assert packer.left(group) == 0.0
+
+
+def come(packer, clock, seconds, shape="a", every_s=0.01):
+    """Jobs of a shape one after the other for so long; how many are in each group."""
+    groups = {}
+    for number in range(round(seconds / every_s)):
+        for group in list(groups):
+            packer.left(group)
+        group, _ = offer(packer, str(number), shape)
+        groups[group] = len(group.members)
+        clock.now += every_s
+    return list(groups.values())
+
+
+def test_groups_of_a_burst_wait_as_long_as_it_has_lasted_up_to_the_longest_wait(clock):
+    packer = Packer(size=10_000, quiet_s=0.025, wait_s=0.25, longest_s=5.0, clock=clock)
+    sizes = come(packer, clock, 25.0)
+    assert sizes[:6] == pytest.approx([25, 25, 50, 100, 200, 400], abs=8)
+    assert sizes[6:-1] == pytest.approx([500] * (len(sizes) - 7), abs=2)
+
+
+def test_a_burst_that_has_ended_makes_nobody_wait_longer(clock):
+    packer = Packer(size=10_000, quiet_s=0.025, wait_s=0.25, longest_s=5.0, clock=clock)
+    come(packer, clock, 10.0)
+    group, _ = offer(packer, "last of it")
+    assert packer.left(group) <= 0.25  # of a pause, however long its group may wait
+    clock.now += 1.3
+    assert packer.left(group) == 0.0
+    group, _ = offer(packer, "the next day")
+    assert packer.left(group) == pytest.approx(0.025)
+
+
+def test_a_burst_of_one_shape_is_none_of_another(clock):
+    packer = Packer(size=10_000, quiet_s=0.025, wait_s=0.25, longest_s=5.0, clock=clock)
+    come(packer, clock, 10.0, "a")
+    group, _ = offer(packer, "0", "b")
+    assert packer.left(group) == pytest.approx(0.025)
+
+
+def test_bursts_that_are_over_are_forgotten(clock):
+    packer = Packer(size=10_000, quiet_s=0.025, wait_s=0.25, longest_s=5.0, clock=clock)
+    for number in range(100):
+        offer(packer, str(number), shape=number)
+        clock.now += 0.1
+    assert len(packer._bursts) < 25
+
+
+def test_where_there_is_no_room_for_more_nothing_waits_for_more(clock):
+    packer = Packer(size=10_000, quiet_s=0.025, wait_s=0.25, longest_s=5.0, clock=clock)
+    come(packer, clock, 3.0)
+    packer.expect("one more")
+    group, _ = offer(packer, "0")
+    clock.now += 0.26
+    assert packer.left(group) > 0
+    packer.hurry()
     assert packer.left(group) == 0.0
 
 
