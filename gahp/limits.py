@@ -7,7 +7,7 @@ is to stop never waits behind what is to be watched. A limiter delays; it makes 
 
 The state is a small file in a directory. Whoever may write there is trusted to slow others down and with nothing more: the file
 is read as data, a lock that stays held or a file that is none is done without, and no wait can be written that outlasts the
-lowest rate. Knows nothing of AWS but the numbers.
+lowest rate. `provide` makes such a directory for all users of a host. Knows nothing of AWS but the numbers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import errno
 import fcntl
 import math
 import os
@@ -24,6 +25,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from gahp.model import Transient
 
@@ -265,21 +267,28 @@ class Limiter:
 
     def _locked(self) -> bool:
         """The lock is there for microseconds; who keeps it longer is not waited for."""
+        until = time.monotonic() + _LOCK_FOR_S
         try:
-            if self._descriptor < 0:
-                self._descriptor = _open(self._directory, create=True)
-            until = time.monotonic() + _LOCK_FOR_S
             while True:
+                if self._descriptor < 0:
+                    self._descriptor = _open(self._directory, create=True)
                 try:
                     fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return True
+                    if self._is_there():
+                        return True
+                    self._drop()  # taken away or exchanged since it was opened: the others use the one that is there
                 except BlockingIOError:
-                    if time.monotonic() > until:
-                        break
                     time.sleep(0.0005)
+                if time.monotonic() > until:
+                    break
         except OSError:
             pass
         self._go_alone()
+        return False
+
+    def _is_there(self) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._descriptor), os.lstat(os.path.join(self._directory, FILE)))
         return False
 
     def _go_alone(self) -> None:
@@ -292,11 +301,68 @@ class Limiter:
             self._descriptor = -1
 
 
+def provide(directory: str) -> None:
+    """Make `directory` one that all users of this host share, as root; once more changes nothing. Raises OSError.
+
+    Names in it are root's and the file is everybody's. In a directory like /tmp it would belong to the user whose GAHP came
+    first, who could close it to the others, or take it away.
+    """
+    for parent in Path(directory).parents:
+        if parent.is_dir() and not parent.stat().st_mode & stat.S_IXOTH:
+            raise PermissionError(errno.EACCES, f"{parent} is closed to other users")
+    umask = os.umask(0o022)
+    try:
+        os.makedirs(directory, exist_ok=True)
+    finally:
+        os.umask(umask)
+    place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(place).st_uid != 0:
+            raise PermissionError(errno.EPERM, "it belongs to another user than root")
+        # First of all: from here on nobody else changes what lies in it.
+        os.fchmod(place, 0o755)
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(FILE, dir_fd=place, follow_symlinks=False)
+            # What a user has put there may be a second name of quite another file.
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != 0 or found.st_nlink != 1:
+                os.unlink(FILE, dir_fd=place)
+        descriptor = os.open(FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=place)
+        try:
+            os.fchmod(descriptor, 0o666)
+        finally:
+            os.close(descriptor)
+    finally:
+        os.close(place)
+
+
+def withdraw(directory: str) -> None:
+    """Undo `provide`. Raises OSError if the directory stays, as it does with anything else in it."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(directory, FILE))
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(directory)
+    # Journals may lie beside it.
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(directory))
+
+
+def trouble(directory: str) -> str:
+    """Why this process cannot share limits in `directory`, in a few words; "" if it can."""
+    try:
+        if not os.path.isdir(directory):
+            os.stat(directory)
+            return "it is no directory"
+        os.close(_open(directory, create=True))
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def _open(directory: str, *, create: bool) -> int:
     """The shared file: a plain one of one name, whoever made it. Raises OSError.
 
-    In a directory that all may write to it is for all; else for its owner. It is first opened without O_CREAT, which the kernel
-    refuses for another user's file in such a directory (fs.protected_regular).
+    Who may write to the directory may write to the file. It is first opened without O_CREAT, which the kernel refuses for
+    another user's file in a directory like /tmp (fs.protected_regular).
     """
     path = os.path.join(directory, FILE)
     flags = (os.O_RDWR if create else os.O_RDONLY) | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -306,15 +372,28 @@ def _open(directory: str, *, create: bool) -> int:
         if not create:
             raise
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        shared = bool(os.stat(directory).st_mode & stat.S_IWOTH)
+        mode = _mode_in(os.stat(directory))
         try:
             descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
-            if shared:
-                os.fchmod(descriptor, 0o666)
+            os.fchmod(descriptor, mode)  # whatever the umask says
         except FileExistsError:
             descriptor = os.open(path, flags)
     found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+    if not stat.S_ISREG(found.st_mode) or not (found.st_nlink == 1 or _only_roots(directory)):
         os.close(descriptor)
         raise OSError(f"{path} is no plain file")
     return descriptor
+
+
+def _mode_in(directory: os.stat_result) -> int:
+    """The file's mode. A group counts where the directory hands it on to the file (setgid)."""
+    if directory.st_mode & stat.S_IWOTH:
+        return 0o666
+    return 0o660 if directory.st_mode & stat.S_IWGRP and directory.st_mode & stat.S_ISGID else 0o600
+
+
+def _only_roots(directory: str) -> bool:
+    """Whether only root has names there. Then the file is what it seems, and a second name that somebody, who may, has given
+    it elsewhere would only serve to end the sharing."""
+    found = os.stat(directory)
+    return found.st_uid == 0 and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -1,7 +1,8 @@
 """`condor_awsbatch install`: put 50-awsbatch.conf, with this site's values, among HTCondor's configuration files, and check it.
 
 Knows the text of that file: the knobs' part comes from the table in gahp.config, so that it cannot differ from it. The first line
-holds a digest of the rest, by which a change made by hand is seen. Knows nothing of AWS.
+holds a digest of the rest, by which a change made by hand is seen. Root's installation has all users of the host share limits as
+well. Knows nothing of AWS.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from gahp import limits
 from gahp.config import KNOBS
 from gahp.model import Refused
 
@@ -25,7 +27,9 @@ EXAMPLE = "condor_awsbatch install --queue lab-queue --definition lab-job --s3 s
 
 FILE_NAME = "50-awsbatch.conf"
 TRANSFORM = "AwsBatch"
+LIMITS = "AWSBATCH_LIMITS_DIR"
 _USUAL_DIRECTORY = "/etc/condor/config.d"
+_USUAL_LOCAL_DIR = "/var"
 _FIRST_LINE = "# 50-awsbatch.conf of the AWS Batch GAHP; as installed: sha256 "
 
 # Attributes that the gridmanager leaves behind, and the one (UserLog) that keeps an output from being written over the user log.
@@ -157,7 +161,15 @@ def run(options: argparse.Namespace) -> int:
     before = read(path)
     values = {**values_of(before or ""), **_asked(options)}
     _check(values)
-    text = render(_gahp(options.gahp, before or ""), {knob.name: values[knob.name] for knob in KNOBS if knob.name in values})
+    program = _gahp(options.gahp, before or "")
+    common = _common_limits(values)
+    if not options.dry_run:
+        if before is not None and not as_installed(before):
+            keep_copy(path, options.force)
+        common = _provide(common)
+    if common:
+        values[LIMITS] = common
+    text = render(program, {knob.name: values[knob.name] for knob in KNOBS if knob.name in values})
     if options.dry_run:
         print(text, end="")
         print(f"condor_awsbatch: this would be {path}; nothing was changed.", file=sys.stderr)
@@ -165,11 +177,42 @@ def run(options: argparse.Namespace) -> int:
     if before == text:
         print(f"{path} is up to date.")
     else:
-        if before is not None and not as_installed(before):
-            keep_copy(path, options.force)
         _write(path, text)
         print(f"{path} was {'written' if before is None else 'replaced'}.")
     return _verify(path, text)
+
+
+def limits_place() -> str:
+    """Where all users of this host share limits, unless the administrator says otherwise. Not SPOOL, which condor_preen cleans,
+    nor LOCK, which a reboot empties."""
+    local = _config_val("LOCAL_DIR") or ""
+    return os.path.join(local if os.path.isabs(local) else _USUAL_LOCAL_DIR, "lib", "awsbatch_gahp", "limits")
+
+
+def _common_limits(values: Mapping[str, str]) -> str:
+    """`limits_place` if it is for this installation to make: by root, and nobody has chosen anything else; else ""."""
+    if os.geteuid() != 0:
+        return ""
+    place = limits_place()
+    chosen = values[LIMITS] if LIMITS in values else _config_val(LIMITS)
+    return place if chosen in (None, place) else ""
+
+
+def _provide(place: str) -> str:
+    """`place`, made; "" where it cannot be, which keeps nobody from running jobs."""
+    if not place:
+        return ""
+    try:
+        limits.provide(place)
+    except OSError as error:
+        print(
+            f"condor_awsbatch: {place} cannot be made for all users ({error.strerror}), so each learns AWS's limits alone: mend"
+            f" that and install again, or give --set {LIMITS}=DIR.",
+            file=sys.stderr,
+        )
+        return ""
+    print(f"All users of this host share in {place} what is learnt of AWS's limits.")
+    return place
 
 
 def directory(asked: str | None) -> str:

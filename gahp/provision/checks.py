@@ -23,7 +23,7 @@ import boto3
 import botocore
 from botocore.exceptions import ClientError
 
-from gahp import __version__
+from gahp import __version__, limits
 from gahp.config import Config, Lookup
 from gahp.model import Refused, Transient
 from gahp.provision import entities, policies
@@ -103,6 +103,19 @@ def configuration(patient: Patient) -> str:
             "Run `condor_awsbatch install` on the submit host.",
         )
     return f"queue {patient.config.job_queue}, definition {patient.config.job_definition}, {patient.config.s3_url}"
+
+
+def pace(patient: Patient) -> str:
+    """GAHPs find the directory that they are to share limits in."""
+    directory = patient.config.limits_dir
+    if not directory:
+        return "shared by this user's GAHPs only, for AWSBATCH_LIMITS_DIR is not set"
+    if why := limits.trouble(directory):
+        raise Advice(
+            f"AWSBATCH_LIMITS_DIR = {directory} cannot be used ({why}), so each GAHP learns AWS's limits by itself.",
+            "As root, `condor_awsbatch install` makes its own directory anew; for another one: docs/admin.md, AWS's limits.",
+        )
+    return f"shared in {directory}"
 
 
 def versions(patient: Patient) -> str:
@@ -426,6 +439,7 @@ class Test:
 
 CHECKS = (
     Test("configuration", configuration),
+    Test("limits", pace),
     Test("versions", versions),
     Test("credentials", credentials),
     Test("region", region),

@@ -2,12 +2,15 @@
 
 import argparse
 import os
+import shutil
 import stat
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from gahp import limits
 from gahp.cli import install, uninstall
 from gahp.config import KNOBS
 from gahp.model import Refused
@@ -28,6 +31,25 @@ def program(tmp_path):
     path.write_text("#!/bin/sh\n")
     path.chmod(0o755)
     return path
+
+
+@pytest.fixture(autouse=True)
+def user(monkeypatch):
+    """Whoever tests, it is a user who installs, and nothing is made outside the test's folders."""
+    monkeypatch.setattr(install.os, "geteuid", lambda: 1000)
+
+
+@pytest.fixture
+def root(user, monkeypatch):
+    """The administrator, who installs for all users; the directory that their limits are to lie in."""
+    if os.getuid() != 0:
+        pytest.skip("only root can make what all users share")
+    monkeypatch.setattr(install.os, "geteuid", os.getuid)
+    var = Path(tempfile.mkdtemp(prefix="awsbatch-var-"))
+    var.chmod(0o755)
+    monkeypatch.setattr(install, "_USUAL_LOCAL_DIR", str(var))
+    yield var / "lib" / "awsbatch_gahp" / "limits"
+    shutil.rmtree(var)
 
 
 @pytest.fixture
@@ -229,3 +251,83 @@ def test_a_later_file_that_tunes_htcondor_is_told_and_no_error(condor, program, 
     said = capsys.readouterr()
     assert "SCHEDD_MIN_INTERVAL is 3 and not 1" in said.err
     assert "all other settings" in said.out
+
+
+def knob(folder):
+    return install.values_of((folder / install.FILE_NAME).read_text()).get(install.LIMITS)
+
+
+def test_a_user_who_installs_makes_nothing_for_all_users(condor, program, capsys):
+    assert call(install, *SITE, "--gahp", program) == 0
+    assert knob(condor) is None
+    assert "limits" not in capsys.readouterr().out
+
+
+def test_root_has_all_users_share_limits_and_uninstall_takes_that_away(root, condor, program, capsys):
+    for _ in range(2):
+        assert call(install, *SITE, "--gahp", program) == 0
+        said = capsys.readouterr()
+        assert f"All users of this host share in {root} what is learnt of AWS's limits.\n" in said.out and said.err == ""
+        assert knob(condor) == str(root)
+        assert stat.S_IMODE((root / limits.FILE).stat().st_mode) == 0o666
+    assert "is up to date" in said.out
+    call(uninstall, "--dry-run")
+    assert f"{condor / install.FILE_NAME} and {root} would be removed" in capsys.readouterr().out
+    assert root.exists()
+    assert call(uninstall) == 0
+    assert f"{root} was removed.\n" in capsys.readouterr().out
+    assert not root.parent.exists() and root.parent.parent.exists()
+
+
+def test_the_directory_lies_where_htcondor_keeps_what_is_this_hosts(root, condor, program):
+    local = root.parents[2] / "pool"
+    (condor / "00-pool.conf").write_text(f"LOCAL_DIR = {local}\n")
+    assert call(install, *SITE, "--gahp", program) == 0
+    assert knob(condor) == f"{local}/lib/awsbatch_gahp/limits"
+    assert (local / "lib/awsbatch_gahp/limits" / limits.FILE).exists() and not root.exists()
+
+
+def test_a_dry_run_of_root_shows_the_directory_and_makes_none(root, folder, program, capsys):
+    assert call(install, *SITE, "--gahp", program, "--directory", folder, "--dry-run") == 0
+    assert f"{install.LIMITS} = {root}\n" in capsys.readouterr().out
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("choice", ["", "/var/tmp/ours", "~/limits"])
+def test_what_the_administrator_has_chosen_stays_and_nothing_is_made_or_removed(root, folder, program, choice):
+    for words in (["--set", f"{install.LIMITS}={choice}"], []):
+        assert call(install, *SITE, "--gahp", program, "--directory", folder, *words) == 0
+        assert knob(folder) == choice
+    assert not root.exists()
+    limits.provide(str(root))
+    assert call(uninstall, "--directory", folder) == 0
+    assert root.exists()
+
+
+def test_what_another_file_of_htcondor_says_stays(root, condor, program):
+    (condor / "10-site.conf").write_text(f"{install.LIMITS} = /srv/limits\n")
+    assert call(install, *SITE, "--gahp", program) == 0
+    assert knob(condor) is None and not root.exists()
+
+
+def test_a_directory_that_cannot_be_made_is_told_and_keeps_nobody_from_running_jobs(root, folder, program, capsys):
+    root.parent.parent.mkdir()
+    root.parent.touch()
+    assert call(install, *SITE, "--gahp", program, "--directory", folder) == 0
+    assert f"condor_awsbatch: {root} cannot be made for all users (Not a directory)" in capsys.readouterr().err
+    assert knob(folder) is None
+
+
+def test_nothing_is_made_for_a_file_that_was_changed_by_hand(root, folder, program):
+    (folder / install.FILE_NAME).write_text("MINE = 1\n")
+    with pytest.raises(Refused, match="was changed by hand"):
+        call(install, *SITE, "--gahp", program, "--directory", folder)
+    assert not root.exists()
+
+
+def test_uninstall_leaves_what_others_have_put_there(root, folder, program, capsys):
+    call(install, *SITE, "--gahp", program, "--directory", folder)
+    (root / "strange").touch()
+    assert call(uninstall, "--directory", folder) == 0
+    assert f"condor_awsbatch: {root} stays: Directory not empty." in capsys.readouterr().err
+    assert os.listdir(root) == ["strange"] and os.listdir(folder) == []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gahp.limits import snapshot
 from gahp.local import LocalAws
 from tests.condor import pool as pools
 from tests.condor.guard import guarded
@@ -73,6 +74,10 @@ def test_two_users_have_gahps_of_their_own_and_cannot_read_each_others_journal_l
 
     until(over, lambda: f"the jobs do not end: {pool.run('condor_q', '-allusers', '-nobatch', check=False).stdout}")
     assert owners == set(NAMES)
+    # Of the directory that root's installation has made.
+    limits = pool.run("condor_config_val", "AWSBATCH_LIMITS_DIR").stdout.strip()
+    assert Path(limits).stat().st_uid == 0 and [pace.kind for pace in snapshot(limits).paces] == ["end", "submit", "status"]
+    assert not [user for user in users if (pool.home_of(user) / ".local/state/awsbatch_gahp/limits").exists()]
     for user, aws in users.items():
         (other,) = (each for each in users if each != user)
         folder = pool.folder / "work" / user.name

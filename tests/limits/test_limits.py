@@ -5,14 +5,17 @@ import heapq
 import multiprocessing
 import os
 import random
+import shutil
 import stat
 import struct
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from gahp.limits import FILE, FLOOR, Kind, Later, Limiter, Rates, Tops, snapshot
+from gahp.limits import FILE, FLOOR, Kind, Later, Limiter, Rates, Tops, provide, snapshot, trouble, withdraw
 
 
 class Account:
@@ -226,6 +229,7 @@ def test_what_is_no_plain_file_is_done_without(tmp_path, thing):
     elif thing == "folder":
         (place / FILE).mkdir()
     elif thing == "second name":
+        place.chmod(0o1777)
         os.link(elsewhere, place / FILE)
     limiter = Limiter(str(place))
     limiter.wait(Kind.SUBMIT)
@@ -244,6 +248,223 @@ def test_the_file_is_its_owners_alone_unless_the_directory_is_for_all(tmp_path):
     assert stat.S_IMODE((own / FILE).stat().st_mode) == 0o600
     assert stat.S_IMODE(own.stat().st_mode) == 0o700
     assert stat.S_IMODE((common / FILE).stat().st_mode) == 0o666
+
+
+def test_in_a_directory_of_a_group_the_file_is_for_the_group_whatever_the_umask(tmp_path):
+    group, other = tmp_path / "group", tmp_path / "other"
+    for place, mode in ((group, 0o2770), (other, 0o0770)):
+        place.mkdir()
+        place.chmod(mode)
+        Limiter(str(place)).wait(Kind.STATUS)
+    assert stat.S_IMODE((group / FILE).stat().st_mode) == 0o660
+    # Its group would be whatever group its maker happens to be of.
+    assert stat.S_IMODE((other / FILE).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("how", ["taken away", "exchanged"])
+def test_a_file_that_is_gone_is_let_go_of_and_the_one_that_is_there_is_used(tmp_path, how):
+    old, new = Limiter(str(tmp_path)), Limiter(str(tmp_path))
+    old.wait(Kind.SUBMIT)
+    (tmp_path / FILE).unlink()
+    if how == "exchanged":
+        new.wait(Kind.SUBMIT)
+    old.throttled(Kind.SUBMIT)
+    new.wait(Kind.SUBMIT)
+    assert new._rates.rows[Kind.SUBMIT].throttled == 1
+
+
+def test_what_keeps_a_process_from_sharing_is_told_in_words(tmp_path):
+    assert trouble(str(tmp_path)) == ""
+    assert trouble(str(tmp_path / "missing")) == "No such file or directory"
+    assert trouble(str(tmp_path / FILE)) == "it is no directory"
+    assert not (tmp_path / "missing").exists()
+    (tmp_path / FILE).unlink()
+    os.mkfifo(tmp_path / FILE)
+    assert "is no plain file" in trouble(str(tmp_path))
+
+
+# Two users who need no account.
+ONE, OTHER = 3_000_000_001, 3_000_000_002
+by_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users, and make what all users share")
+
+
+@pytest.fixture
+def common():
+    """A folder of root's that other users can come into, as tmp_path is not."""
+    folder = Path(tempfile.mkdtemp(prefix="awsbatch-limits-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def _become(user):
+    os.setgroups([])
+    os.setgid(user)
+    os.setuid(user)
+
+
+def _do_as(user, work, arguments, told):
+    _become(user)
+    try:
+        told.put(work(*arguments))
+    except OSError as error:
+        told.put(type(error))
+
+
+def as_user(user, work, *arguments):
+    """What `work` gives when `user` does it, or the kind of OSError."""
+    context = multiprocessing.get_context("spawn")
+    told = context.Queue()
+    process = context.Process(target=_do_as, args=(user, work, arguments, told))
+    process.start()
+    found = told.get(timeout=60)
+    process.join(60)
+    return found
+
+
+def _refused_call(directory):
+    limiter = Limiter(directory)
+    limiter.throttled(Kind.SUBMIT)
+    return limiter._descriptor >= 0
+
+
+def _known_refusals(directory):
+    limiter = Limiter(directory)
+    limiter.wait(Kind.SUBMIT)
+    return limiter._rates.rows[Kind.SUBMIT].throttled
+
+
+def _use_up_as(user, *arguments):
+    _become(user)
+    _use_up(*arguments)
+
+
+def made(common, how):
+    """A directory for all users: as `install` makes it, or as administrators may by hand."""
+    place = common / "limits"
+    if how == "provided":
+        provide(str(place))
+    else:
+        place.mkdir()
+        place.chmod(0o1777)
+    return str(place)
+
+
+@by_root
+@pytest.mark.parametrize("how", ["provided", "like /tmp"])
+def test_what_one_user_learns_another_knows(common, how):
+    place = made(common, how)
+    assert as_user(ONE, _refused_call, place)
+    assert as_user(OTHER, _known_refusals, place) == pytest.approx(1, abs=0.1)
+    assert as_user(OTHER, trouble, place) == as_user(ONE, trouble, place) == ""
+
+
+@by_root
+@pytest.mark.parametrize("how", ["provided", "like /tmp"])
+def test_two_users_together_keep_to_one_rate(common, how):
+    place = made(common, how)
+    context = multiprocessing.get_context("spawn")
+    done, ready = context.Queue(), context.Barrier(2)
+    both = [context.Process(target=_use_up_as, args=(user, place, ready, done)) for user in (ONE, OTHER)]
+    for process in both:
+        process.start()
+    total = sum(done.get(timeout=60) for _ in both)
+    for process in both:
+        process.join(60)
+    # Each by itself would make 420.
+    assert 0 < total < 1.5 * 420
+
+
+@by_root
+def test_no_user_can_take_the_file_from_the_others(common):
+    place = made(common, "provided")
+    path = f"{place}/{FILE}"
+    (common / "theirs").mkdir()
+    os.chown(common / "theirs", ONE, ONE)
+    for work, arguments in (
+        (os.unlink, (path,)),
+        (os.chmod, (path, 0o600)),
+        (os.rename, (path, str(common / "theirs" / "taken"))),
+        (os.symlink, ("/elsewhere", f"{place}/more")),
+    ):
+        assert as_user(ONE, work, *arguments) is PermissionError, work
+    # fs.protected_hardlinks lets whoever may write to a file give it a second name.
+    assert as_user(ONE, os.link, path, str(common / "theirs" / "second")) is None
+    assert as_user(ONE, _refused_call, place)
+    assert as_user(OTHER, _known_refusals, place) == pytest.approx(1, abs=0.1)
+
+
+@by_root
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_what_is_provided_is_roots_and_its_file_everybodys_and_once_more_changes_nothing(common, umask):
+    place = common / "lib" / "awsbatch_gahp" / "limits"
+    before = os.umask(umask)
+    try:
+        provide(str(place))
+        first = (place / FILE).stat()
+        Limiter(str(place)).throttled(Kind.END)
+        provide(str(place))
+    finally:
+        os.umask(before)
+    assert (place / FILE).stat().st_ino == first.st_ino
+    assert snapshot(str(place)).paces[Kind.END].throttled_lately > 0
+    assert stat.S_IMODE(first.st_mode) == 0o666 and first.st_uid == 0
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in (place, place.parent, place.parent.parent)} == {0o755}
+
+
+@by_root
+@pytest.mark.parametrize("thing", ["link", "pipe", "second name", "file"])
+def test_what_a_user_had_put_there_is_taken_away_and_what_it_leads_to_stays(common, thing):
+    place, elsewhere = common / "limits", common / "elsewhere"
+    made(common, "like /tmp")
+    elsewhere.write_bytes(b"precious")
+    elsewhere.chmod(0o600)
+    if thing == "link":
+        (place / FILE).symlink_to(elsewhere)
+    elif thing == "pipe":
+        os.mkfifo(place / FILE)
+    elif thing == "second name":
+        os.link(elsewhere, place / FILE)
+    else:
+        (place / FILE).write_bytes(b"")
+        os.chown(place / FILE, ONE, ONE)
+    provide(str(place))
+    found = (place / FILE).lstat()
+    assert stat.S_ISREG(found.st_mode) and (found.st_uid, stat.S_IMODE(found.st_mode)) == (0, 0o666)
+    assert elsewhere.read_bytes() == b"precious" and stat.S_IMODE(elsewhere.stat().st_mode) == 0o600
+
+
+@by_root
+def test_a_place_that_others_cannot_come_to_or_that_is_another_users_is_refused(common):
+    (common / "closed").mkdir(mode=0o700)
+    with pytest.raises(PermissionError, match=r"closed is closed to other users"):
+        provide(str(common / "closed" / "limits"))
+    assert os.listdir(common / "closed") == []
+    (common / "theirs").mkdir()
+    os.chown(common / "theirs", ONE, ONE)
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        provide(str(common / "theirs"))
+    assert os.listdir(common / "theirs") == []
+    (common / "linked").symlink_to(common)
+    with pytest.raises(NotADirectoryError):
+        provide(str(common / "linked"))
+
+
+@by_root
+def test_only_what_was_provided_is_withdrawn(common):
+    place = common / "awsbatch_gahp" / "limits"
+    provide(str(place))
+    (place / "strange").touch()
+    with pytest.raises(OSError, match="not empty"):
+        withdraw(str(place))
+    assert os.listdir(place) == ["strange"]
+    (place / "strange").unlink()
+    (place.parent / "journals").mkdir()
+    withdraw(str(place))
+    assert os.listdir(place.parent) == ["journals"]
+    (place.parent / "journals").rmdir()
+    withdraw(str(place))
+    assert not place.parent.exists()
 
 
 def test_nothing_is_known_where_nobody_has_called(tmp_path):

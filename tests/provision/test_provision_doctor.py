@@ -91,6 +91,14 @@ def test_without_a_gahp_in_htcondor_it_advises_to_install(site):
     assert "condor_awsbatch install" in site.only("configuration", Status.ADVICE, AWSBATCH_GAHP=None).mend
 
 
+def test_a_directory_of_limits_that_cannot_be_used_is_told(site, tmp_path):
+    assert "this user's GAHPs only" in site.only("limits", Status.OK).text
+    missing = site.only("limits", Status.ADVICE, AWSBATCH_LIMITS_DIR=str(tmp_path / "missing"))
+    assert f"AWSBATCH_LIMITS_DIR = {tmp_path}/missing cannot be used (No such file or directory)" in missing.text
+    assert "condor_awsbatch install" in missing.mend
+    assert site.only("limits", Status.OK, AWSBATCH_LIMITS_DIR=str(tmp_path)).text == f"shared in {tmp_path}"
+
+
 def test_credentials_that_aws_does_not_take_are_told_and_what_needs_them_is_skipped(site):
     site.bench.aws.faults.expire_credentials()
     found = site.examine(probe_limit_s=60)

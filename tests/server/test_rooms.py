@@ -28,7 +28,7 @@ ALLOWED = {
     "credentials": set(),
     "site": {"model", "credentials", "limits", "meter", "batch", "config", "gateway", "journal", "sandbox"},
     "server": {"model", "lanes", "config", "protocol", "blah", "gateway", "site", "meter"},
-    "provision": {"model", "lanes", "config", "batch", "sandbox", "gateway", "site"},
+    "provision": {"model", "lanes", "config", "limits", "batch", "sandbox", "gateway", "site"},
     "local": {"model"},
 }
 NO_IO = {
