@@ -332,18 +332,22 @@ class Pool:
 
 
 def copy_program(folder: Path) -> Path:
-    """A copy of gahp, of what it needs, and of this Python, for an account that cannot read them where they are."""
+    """A copy of gahp, of what it needs, and of this Python, for an account that cannot read them where they are.
+
+    Compiled as pip leaves it: else each start of a GAHP would compile all of botocore anew.
+    """
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted try has left
     wrapper = folder / "awsbatch_gahp"
     site = folder / "site"
     site.mkdir(parents=True)
     for name in sorted(_needed("awsbatch-gahp") - {"awsbatch-gahp"}):
         for file in importlib.metadata.files(name) or ():
-            if ".." not in file.parts and "__pycache__" not in file.parts:
+            if ".." not in file.parts:
                 target = site / file
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(str(file.locate()), target)
-    not_needed = ("__pycache__", "test", "idlelib", "tkinter", "turtledemo", "ensurepip", "site-packages", "config-*")
+                with contextlib.suppress(FileNotFoundError):  # of what was compiled there may be less than is listed
+                    shutil.copy2(str(file.locate()), target)
+    not_needed = ("test", "idlelib", "tkinter", "turtledemo", "ensurepip", "site-packages", "config-*")
     ignore = shutil.ignore_patterns(*not_needed)
     shutil.copytree(SOURCE / "gahp", site / "gahp", ignore=ignore)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -358,6 +362,7 @@ def copy_program(folder: Path) -> Path:
         f'exec {python}/bin/{version} -m gahp.server "$@"\n'
     )
     wrapper.chmod(0o755)
+    call(sys.executable, "-m", "compileall", "-q", str(site / "gahp"))
     call("chmod", "-R", "a+rX", str(folder))
     return wrapper
 
