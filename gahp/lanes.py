@@ -17,6 +17,10 @@ log = logging.getLogger(__name__)
 
 Task = Callable[[], None]
 
+# While a thread of a lane is at work, another one takes a task only when none has ended for so long: then it waits for something.
+# Tasks that only compute have nothing from a second thread but the interpreter's lock going to and fro, a third of the time.
+_PATIENCE_S = 0.005
+
 
 def backoff(tries: int, first: float = 0.5, most: float = 60.0) -> float:
     """Seconds to wait before try number `tries` + 1: doubling up to `most`, with jitter so that many waiters spread out."""
@@ -31,7 +35,9 @@ class Lane:
         self._name = name
         self._most = threads
         self._threads: list[threading.Thread] = []
-        self._idle = 0
+        self._idle = self._working = 0
+        self._watched = False  # an idle thread sees to it that what is due is not left for long
+        self._moved = 0.0  # when a task was begun or ended last
         self._tasks: list[tuple[float, int, Task]] = []
         self._order = itertools.count()
         self._change = threading.Condition()
@@ -54,6 +60,8 @@ class Lane:
 
     def _call_one(self) -> None:
         """Have one more thread look at the tasks; it is started only when no other is idle: an idle server has few."""
+        if self._working and self._watched:
+            return
         if self._idle:
             self._change.notify()
         elif len(self._threads) < self._most:
@@ -67,25 +75,41 @@ class Lane:
             self._threads.append(thread)
 
     def _work(self) -> None:
-        while (task := self._next()) is not None:
+        task = self._next()
+        while task is not None:
             try:
                 task()
             except MemoryError:
                 raise  # what the task was to put back may be lost: this thread dies, and with it the program
             except Exception:
                 log.exception("a task of the lane %s failed", self._name)
+            del task  # what it holds is not kept until the next one comes
+            with self._change:
+                self._working -= 1
+            task = self._next(at_once=True)
 
-    def _next(self) -> Task | None:
+    def _next(self, at_once: bool = False) -> Task | None:
+        """The next task that is due; `at_once`: also when another thread has just taken one."""
         with self._change:
             while not self._closed:
-                wait = self._tasks[0][0] - time.monotonic() if self._tasks else None
-                if wait is not None and wait <= 0:
-                    task = heapq.heappop(self._tasks)[2]
-                    if self._tasks and self._tasks[0][0] <= time.monotonic():
-                        # Several that came while one idle thread woke up: it calls the next one, and that the one after.
-                        self._call_one()
-                    return task
+                now = time.monotonic()
+                wait = self._tasks[0][0] - now if self._tasks else None
+                due = wait is not None and wait <= 0
+                if due:
+                    wait = 0.0 if at_once or not self._working else self._moved + _PATIENCE_S - now
+                    if wait <= 0:
+                        task = heapq.heappop(self._tasks)[2]
+                        self._working += 1
+                        self._moved = now
+                        if self._tasks and self._tasks[0][0] <= now:
+                            # Several that came while one idle thread woke up: it calls the next one, and that the one after.
+                            self._call_one()
+                        return task
+                at_once = False
+                self._watched |= due
                 self._idle += 1
                 self._change.wait(wait)
                 self._idle -= 1
+                if due:
+                    self._watched = False
             return None
