@@ -30,9 +30,9 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from gahp import story
 from gahp.journal import FILE_NAME, SCHEMA_VERSION, RunState, Wanted, is_damage, open_here
 from gahp.model import JobRequest, Refused, decode_request
-from gahp.story import begin
 
 _OVER = "('COMPLETED', 'HELD', 'REMOVED')"
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(:[0-9]{1,5})?")
@@ -476,15 +476,11 @@ def _day(number: int) -> str:
 def _told(text: str, request_text: str, state: str, created: float) -> Mapping[str, Any]:
     """The story; for a run that an older program recorded, what its request would have begun it with."""
     if text:
-        try:
-            value = json.loads(text)
-        except ValueError:
-            return {}
-        return value if isinstance(value, dict) else {}
+        return story.told(text)
     if request_text:
-        value = json.loads(begin(decode_request(request_text), state, created))
+        value = story.told(story.begin(decode_request(request_text), state, created))
         value["at"] = {"ACCEPTED": created}
-        return dict(value)
+        return value
     return {}
 
 

@@ -245,7 +245,7 @@ def _update(name: str, changes: Mapping[str, Any], news: story.News | None, now:
     if "state" in changes:
         news = {**(news or {}), "at": {changes["state"].value: round(now, 3)}}
     if news:
-        sets.append("story = retell(story, :news)")
+        sets.append(f"story = {story.APPEND}")
         values["news"] = story.write(news)
     return f"UPDATE runs SET {', '.join(sets)}, changed = :changed WHERE name = :name", values
 

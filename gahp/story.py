@@ -1,8 +1,9 @@
 """What happened to a run and when, as the text of the journal's column `story`: how it begins, and how it grows with each news.
 
-Knows the model only. The text is one JSON object; what it holds is listed at `begin`. News is an object of the same form, merged
-in by `retell`, which SQLite calls inside the UPDATE that is made anyway: so nobody has to read a story to add to it, and no
-process keeps one in memory. `gahp.history` reads it.
+Knows the model only. The text is a line with a JSON object; what it holds is listed at `begin`. News is an object of the same
+form, and the UPDATE that is made anyway puts it behind the others as one more line (APPEND): so nobody has to read a story to add
+to it, and no process keeps one in memory. A text that has grown long is merged into one line again by `retell`, which SQLite
+calls. `told` is what all the lines say together; `gahp.history` reads that.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from gahp.model import JobRequest, one_line
 
 News = Mapping[str, Any]
 
+# How an UPDATE puts :news into the story. Most runs have told all they have to tell before theirs is merged.
+APPEND = "CASE WHEN length(story) < 4000 THEN story || char(10) || :news ELSE retell(story, :news) END"
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 # Ten attempts, each RUNNABLE, STARTING and RUNNING, and what comes before and after.
 _MOST_SEEN = 40
@@ -69,18 +72,25 @@ def write(news: News) -> str:
 
 
 def retell(story: str, news: str) -> str:
-    """The text of `story` with `news` in it. A story that cannot be read is begun anew: no run fails for its story's sake."""
-    told = _object(story)
-    for key, value in _object(news).items():
-        if key == "seen":
-            seen = told.setdefault("seen", [])
-            seen += [entry for entry in value if not seen or seen[-1][0] != entry[0]]
-            del seen[:-_MOST_SEEN]
-        elif isinstance(value, dict) and (key in ("job", "at") or _goes_on(told.get(key), value)):
-            told.setdefault(key, {}).update(value)
-        else:
-            told[key] = value
-    return write(told)
+    """The text of `story` with `news` in it, as one line."""
+    return write(told(f"{story}\n{news}"))
+
+
+def told(story: str) -> dict[str, Any]:
+    """What a story says. A line that cannot be read says nothing: no run fails for its story's sake."""
+    lines = story.split("\n")
+    whole = _object(lines[0])
+    for line in lines[1:]:
+        for key, value in _object(line).items():
+            if key == "seen":
+                seen = whole.setdefault("seen", [])
+                seen += [entry for entry in value if not seen or seen[-1][0] != entry[0]]
+                del seen[:-_MOST_SEEN]
+            elif isinstance(value, dict) and (key in ("job", "at") or _goes_on(whole.get(key), value)):
+                whole.setdefault(key, {}).update(value)
+            else:
+                whole[key] = value
+    return whole
 
 
 def _goes_on(before: Any, now: dict[str, Any]) -> bool:

@@ -144,6 +144,18 @@ def test_a_story_stays_short_however_often_batch_changes_its_mind():
     assert story.retell(told, story.write({"seen": [["STARTING", T + 900]]})) == told  # the same word again is no news
 
 
+def test_a_story_in_the_journal_stays_short_and_whole(journal, tmp_path):
+    run = add(journal)
+    for number in range(500):
+        written = journal.update(run, news={"seen": [[("RUNNABLE", "STARTING")[number % 2], T + number]]})
+    written.result()
+    with sqlite3.connect(tmp_path / "state" / FILE_NAME) as connection:
+        [(text,)] = connection.execute("SELECT story FROM runs").fetchall()
+    assert len(text) < 5000
+    assert only(tmp_path / "state").cpus == REQUEST.resources.cpus
+    assert story.told(text)["seen"][-2:] == [["RUNNABLE", T + 498], ["STARTING", T + 499]]
+
+
 def test_a_story_that_cannot_be_read_does_not_stop_its_run(journal, tmp_path):
     run = add(journal)
     with sqlite3.connect(tmp_path / "state" / FILE_NAME) as connection:

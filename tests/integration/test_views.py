@@ -14,6 +14,7 @@ import pytest
 
 from gahp.journal import FILE_NAME
 from gahp.model import JobState
+from gahp.story import told
 from tests.terminal import Terminal
 
 PROGRAM = os.path.join(os.path.dirname(sys.executable), "condor_awsbatch")
@@ -438,7 +439,7 @@ def test_the_log_of_an_arrays_child_is_found_though_only_its_parent_was_describe
     gahp.close()
     connection = sqlite3.connect(gahp.home / "state" / FILE_NAME)
     [(text,)] = connection.execute("SELECT story FROM runs").fetchall()
-    story = json.loads(text)
+    story = told(text)
     story["batch"] = {key: story["batch"][key] for key in ("id", "status")}
     connection.execute("UPDATE runs SET story = ?", (json.dumps(story),))
     connection.commit()
