@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import glob
 import json
 import os
@@ -31,7 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gahp import story
-from gahp.journal import FILE_NAME, SCHEMA_VERSION, RunState, Wanted, is_damage, open_here
+from gahp.journal import FILE_NAME, SCHEMA_VERSION, RunState, Wanted, day, is_damage, open_here
 from gahp.model import JobRequest, Refused, decode_request
 
 _OVER = "('COMPLETED', 'HELD', 'REMOVED')"
@@ -40,7 +39,6 @@ _ID_BEGINS = re.compile(r"[0-9a-f]{8}(-[0-9a-f-]{0,26})?")
 _CONDOR = re.compile(r"([0-9]{1,10})-([0-9]{1,10})-")
 _STATES = {state.value: state for state in RunState}
 _WANTED = {wanted.value: wanted for wanted in Wanted}
-_DAY_S = 86400
 _TRIES = 100
 _PAUSE_S = 0.05
 # The step in which a run of that state is: trouble with another one is past.
@@ -405,7 +403,7 @@ def _history(row: tuple[Any, ...], user: str) -> History:
     condor = _CONDOR.match(name)
     return History(
         name=name,
-        job_id=f"awsbatch/{_day(int(created // _DAY_S))}/{name}",
+        job_id=f"awsbatch/{day(created)}/{name}",
         condor_id=f"{condor[1]}.{condor[2]}" if condor else "",
         state=state,
         wanted=wanted,
@@ -466,11 +464,6 @@ def _history(row: tuple[Any, ...], user: str) -> History:
         trouble_step=step,
         trouble_since=since,
     )
-
-
-@functools.lru_cache(maxsize=1000)
-def _day(number: int) -> str:
-    return time.strftime("%Y%m%d", time.gmtime(number * _DAY_S))
 
 
 def _told(text: str, request_text: str, state: str, created: float) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import enum
 import fcntl
+import functools
 import hashlib
 import hmac
 import json
@@ -116,7 +117,7 @@ class Run:
     @property
     def job_id(self) -> str:
         """What BLAH_JOB_SUBMIT answered: awsbatch/YYYYMMDD/RUN, the day in UTC."""
-        return f"awsbatch/{time.strftime('%Y%m%d', time.gmtime(self.created))}/{self.name}"
+        return f"awsbatch/{day(self.created)}/{self.name}"
 
     @property
     def batch_name(self) -> str:
@@ -174,6 +175,16 @@ PRAGMA user_version = 3;
 _RECORD = ("name", "directory", "digest", "generation", "queue", "predecessor", "created", "submission", "sends")
 _LIVE = "state NOT IN ('COMPLETED', 'HELD', 'REMOVED')"
 _open_here: list[str] = []  # the files of the journals that this process has open
+
+
+def day(when: float) -> str:
+    """YYYYMMDD in UTC of seconds since the epoch."""
+    return _day(int(when // 86400))
+
+
+@functools.lru_cache(maxsize=1000)
+def _day(number: int) -> str:
+    return time.strftime("%Y%m%d", time.gmtime(number * 86400))
 
 
 def _seal(text: str, secret: bytes) -> str:
