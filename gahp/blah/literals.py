@@ -30,7 +30,8 @@ def quote(text: str) -> str:
 
     A NUL, which no ClassAd string can hold, becomes a space; so does a lone surrogate that no byte was decoded to.
     """
-    return f'"{_SPECIAL.sub(_write, text)}"'
+    plain = text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
+    return f'"{text if plain else _SPECIAL.sub(_write, text)}"'
 
 
 def escape_stray_bytes(text: str) -> str:

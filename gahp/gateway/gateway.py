@@ -110,10 +110,15 @@ class Gateway:
         """Check the request, record the run, answer with its job id. Staging and SubmitJob follow by themselves."""
         return self._in_lane(self._accept, lambda: self._accepted(request), until=time.monotonic() + _RECORD_FOR_S)
 
+    def at_once(self, job_id: str) -> JobReport | None:
+        """How a job stands, where it is live here and its id is confirmed; None: ask `status`."""
+        run, report = self._runs.stands(job_id.rpartition("/")[2])
+        known = run is not None and run.confirmed and run.job_id == job_id and run.state is not RunState.REBUILT
+        return report if known else None
+
     def status(self, job_id: str) -> Future[JobReport]:
         """How a job stands, from memory where it is live here, else from the journal. The first one confirms the id."""
-        name = job_id.rpartition("/")[2]
-        run, report = self._runs.get(name), self._runs.report(name)
+        run, report = self._runs.stands(job_id.rpartition("/")[2])
         if run is None or report is None or run.job_id != job_id or run.state is RunState.REBUILT:
             return self._in_lane(self._accept, lambda: self._look(job_id))
         if run.confirmed:
@@ -258,7 +263,7 @@ class Gateway:
 
     def _look(self, job_id: str) -> JobReport:
         run = self._known(job_id)
-        report = self._runs.report(run.name)
+        _, report = self._runs.stands(run.name)
         if report is not None:
             return report
         # Over, or followed by another GAHP of this user that is about to end: the journal has what it recorded.

@@ -74,10 +74,16 @@ class Live:
     def report(self) -> JobReport:
         """How the run stands now, with what Batch last said of it."""
         run, job = self.run, self.job
-        if job is None or not run.started:
+        if job is None or not run.started or run.report is not None or run.state is RunState.SUSPENDED:
             return report_of(run)
-        return dataclasses.replace(
-            report_of(run), restarts=job.restarts, cpus=job.cpus, memory_mib=job.memory_mib, worker=job.worker
+        # Asked for all jobs all the time: made in one go.
+        return JobReport(
+            JobState.RUNNING,
+            native_id=run.native_id,
+            restarts=job.restarts,
+            cpus=job.cpus,
+            memory_mib=job.memory_mib,
+            worker=job.worker,
         )
 
 
@@ -190,11 +196,13 @@ class Runs:
             log.warning("%s: whose place it takes is looked up again: %s", run.name, error)
             self._adopting.put(lambda: self._end_before(run), _ADOPT_EVERY_S)
 
-    def report(self, name: str) -> JobReport | None:
-        """How a run stands, from memory; None if it is neither live here nor has ended here lately."""
+    def stands(self, name: str) -> tuple[Run | None, JobReport | None]:
+        """A run and how it stands, from memory; None if it is neither live here nor has ended here lately."""
         with self._lock:
-            live, over = self._live.get(name), self._lately.get(name)
-            return live.report() if live else over.report if over else None
+            if live := self._live.get(name):
+                return live.run, live.report()
+            over = self._lately.get(name)
+            return over, over.report if over else None
 
     def get(self, name: str) -> Run | None:
         """The run itself, if it is live here or has ended here lately."""

@@ -235,9 +235,9 @@ def test_the_end_of_a_run_is_told_only_when_it_is_on_disk(world, monkeypatch):
     room = no_room_for(world, monkeypatch, "COMPLETED")
     world.batch.set("id-1-0-a", status="SUCCEEDED", started=5.0)
     world.until(lambda: world.journal._problem)
-    assert not world.runs.report(run.name).state.final
+    assert not world.runs.stands(run.name)[1].state.final
     room.set()
-    world.until(lambda: world.runs.report(run.name).state is JobState.COMPLETED)
+    world.until(lambda: world.runs.stands(run.name)[1].state is JobState.COMPLETED)
     assert world.journal.find(run.name).state is RunState.COMPLETED
 
 
@@ -401,9 +401,9 @@ def test_a_run_is_idle_again_when_its_host_went_away(world):
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
     world.batch.set("id-1-0-a", status="RUNNING", started=5.0, attempts=1)
-    world.until(lambda: world.runs.report(run.name).state is JobState.RUNNING)
+    world.until(lambda: world.runs.stands(run.name)[1].state is JobState.RUNNING)
     world.batch.set("id-1-0-a", status="RUNNABLE", attempts=1)
-    world.until(lambda: world.runs.report(run.name).state is JobState.IDLE)
+    world.until(lambda: world.runs.stands(run.name)[1].state is JobState.IDLE)
 
 
 def test_a_run_that_waits_again_after_its_host_went_away_can_be_held(world):
