@@ -14,6 +14,7 @@ the kernel drops that lock however the process ends. Runs of a dead owner are ad
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import enum
@@ -172,6 +173,10 @@ ALTER TABLE runs ADD COLUMN story TEXT NOT NULL DEFAULT '';
 PRAGMA user_version = 3;
 """,
 }
+_NEW = (*_COLUMNS, "changed", "request", "story")
+_NEW_ROW = f"({', '.join(_NEW)}) VALUES ({', '.join(':' + column for column in _NEW)})"
+# So many requests, each of so many characters at the most, are remembered until they are staged.
+_LATELY, _LATELY_BYTES = 1000, 8192
 _RECORD = ("name", "directory", "digest", "generation", "queue", "predecessor", "created", "submission", "sends")
 _LIVE = "state NOT IN ('COMPLETED', 'HELD', 'REMOVED')"
 _open_here: list[str] = []  # the files of the journals that this process has open
@@ -221,6 +226,12 @@ def _to_row(values: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(value, JobReport):
             row[column] = encode(value)
     return row
+
+
+def _new_row(run: Run, request: JobRequest, now: float) -> dict[str, Any]:
+    """All columns of a run that is not in the journal yet, but `asked`."""
+    values = {column: getattr(run, column) for column in _COLUMNS}
+    return {**values, "changed": now, "request": encode(request), "story": story.begin(request, run.state.value, run.created)}
 
 
 def _from_row(row: tuple[Any, ...]) -> Run:
@@ -322,10 +333,7 @@ def replace(directory: str, runs: Iterable[tuple[Run, JobRequest]], now: float) 
     connection.execute("BEGIN")
     with _ending(connection):
         for run, request in runs:
-            values = _to_row({column: getattr(run, column) for column in _COLUMNS})
-            values.update(changed=now, request=encode(request), story=story.begin(request, run.state.value, run.created))
-            marks = ", ".join(":" + column for column in values)
-            connection.execute(f"INSERT OR IGNORE INTO runs ({', '.join(values)}) VALUES ({marks})", values)
+            connection.execute(f"INSERT OR IGNORE INTO runs {_NEW_ROW}", _to_row(_new_row(run, request, now)))
     connection.execute("PRAGMA journal_mode = DELETE")  # all of it in the one file
     connection.close()
     with contextlib.suppress(FileNotFoundError):
@@ -354,6 +362,8 @@ class Journal:
         self._on_damage = on_damage
         self.owner = secrets.token_hex(8)
         self._reading = threading.Lock()
+        # The requests recorded last, and their text: each is asked for again in a moment, to be staged.
+        self._lately: collections.OrderedDict[str, tuple[JobRequest, str]] = collections.OrderedDict()
         self._taken: set[str] = set()  # the names of runs taken over that `adopt` has not returned yet
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         with contextlib.ExitStack() as undo:  # what was taken before something goes wrong is given back
@@ -413,7 +423,8 @@ class Journal:
 
     def request(self, name: str) -> JobRequest:
         """The request of a run that is in the journal."""
-        return decode_request(self._read("SELECT request FROM runs WHERE name = ?", (name,))[0][0])
+        known = self._lately.get(name)
+        return known[0] if known else decode_request(self._read("SELECT request FROM runs WHERE name = ?", (name,))[0][0])
 
     def mine(self) -> list[Run]:
         """The runs of this owner that are not over."""
@@ -458,16 +469,19 @@ class Journal:
         """Record a new run, owned by this GAHP. The future raises Conflict if its generation is taken."""
         COUNTS.add("job_moves", run.state.value.lower())
         run.owner = self.owner
-        values = {column: getattr(run, column) for column in _COLUMNS}
-        values.update(changed=self._clock(), request=encode(request), story=story.begin(request, run.state.value, run.created))
-        names = ", ".join(values)
-        marks = ", ".join(":" + column for column in values)
-        return self._write(f"INSERT INTO runs ({names}) VALUES ({marks})", values, keep=False)
+        values = _new_row(run, request, self._clock())
+        if len(values["request"]) <= _LATELY_BYTES:
+            with self._reading:
+                self._lately[run.name] = request, values["request"]
+                if len(self._lately) > _LATELY:
+                    self._lately.popitem(last=False)
+        return self._write(f"INSERT INTO runs {_NEW_ROW}", values, keep=False)
 
     def sealed(self, run: Run, request: JobRequest) -> str:
         """What goes into S3 with a run, for `opened` to make it again: one line, with a seal that only this journal can make."""
         fields = {column: getattr(run, column) for column in _RECORD}
-        text = json.dumps({**fields, "request": encode(request)})
+        known = self._lately.get(run.name)
+        text = json.dumps({**fields, "request": known[1] if known else encode(request)})
         return f"{_seal(text, self._secret)} {text}"
 
     def update(self, run: Run, news: story.News | None = None, **changes: Any) -> Future[None]:

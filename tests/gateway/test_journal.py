@@ -1,5 +1,6 @@
 """The journal on real files: what is written is there for the next process, whatever became of the last one."""
 
+import dataclasses
 import os
 import sqlite3
 import subprocess
@@ -50,7 +51,22 @@ def journal(tmp_path):
 
 def test_a_request_comes_back_as_it_was_with_every_byte(journal):
     journal.insert(a_run(), REQUEST).result()
+    journal._lately.clear()  # from the file
     assert journal.request("1-0-aaaa") == REQUEST
+
+
+def test_the_requests_recorded_last_are_remembered_so_many_and_no_large_ones(journal, monkeypatch):
+    monkeypatch.setattr("gahp.journal._LATELY", 3)
+    large = dataclasses.replace(REQUEST, arguments=("x" * 10_000,))
+    runs = [a_run(f"1-{number}-a", f"home_bl_x_1.{number}_5") for number in range(5)]
+    for run in runs:
+        written = journal.insert(run, large if run is runs[4] else REQUEST)
+    written.result()
+    assert list(journal._lately) == [run.name for run in runs[1:4]]
+    records = [journal.sealed(run, REQUEST) for run in runs[:4]]
+    assert [journal.request(run.name) for run in runs] == [REQUEST] * 4 + [large]
+    journal._lately.clear()
+    assert [journal.sealed(run, REQUEST) for run in runs[:4]] == records
 
 
 def test_a_run_comes_back_with_its_report(journal):
