@@ -249,7 +249,7 @@ def read_records(stream: Readable) -> Iterator[str] | None:
         data.write(piece)
     try:
         count = sum(1 for _ in _unpacked(data))
-    except (ValueError, OSError, EOFError, zlib.error):
+    except (OSError, EOFError, zlib.error):
         count = 0
     return map(to_text, _unpacked(data)) if count else None
 
@@ -262,7 +262,7 @@ def _unpacked(data: IO[bytes]) -> Iterator[bytes]:
         while line := lines.readline(_MAX_RECORD):
             left -= len(line)
             if left < 0 or not line.endswith(b"\n"):
-                raise ValueError("no records of a pack")
+                raise EOFError
             yield line[:-1]
 
 
