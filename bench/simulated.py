@@ -13,6 +13,7 @@ from __future__ import annotations
 import bisect
 import collections
 import dataclasses
+import functools
 import gzip
 import hashlib
 import io
@@ -422,21 +423,30 @@ def run_container(s3: S3, environment: dict[str, str], job_id: str, index: int =
 def _identity(s3: S3, script: bytes, pack: str, index: int) -> tuple[str, str]:
     """Run and submission of a child, out of its part of the pack: see gahp/sandbox/manifest.py."""
     head = script[:400]
-    payload, kind = re.search(rb"^PAYLOAD=([0-9]+)", head, re.MULTILINE), re.search(rb"^PACK=([12])", head, re.MULTILINE)
-    if payload is None or kind is None:
+    payload, size = (re.search(rb"^%b=([0-9]+)" % name, head, re.MULTILINE) for name in (b"PAYLOAD", b"PACK"))
+    if payload is None or size is None:
         raise RuntimeError(f"{pack} has no manifest of a pack")
-    begin, first, shard = int(payload[1]) - 1, 0, script
-    if kind[1] == b"2":
-        firsts = [int(line) for line in script[begin:].split()]
-        number = bisect.bisect_right(firsts, index) - 1
-        begin, first, shard = 0, firsts[number], _object(s3, f"{pack}/shard/{number}")
-    at = begin + 22 * (index - first)
-    start, length = int(shard[at : at + 10]), int(shard[at + 11 : at + 21])
-    part = gzip.decompress(shard[begin + start - 1 : begin + start - 1 + length])
-    found = re.search(rb"\0run=([A-Za-z0-9_-]+)\0submission=([0-9]+)\0", part)
-    if found is None:
-        raise RuntimeError(f"child {index} of {pack} does not say whose it is")
-    return found[1].decode(), found[2].decode()
+    offset = int(payload[1]) - 1
+    rows = script[offset : offset + int(size[1])].split(b"\n")
+    row = rows[bisect.bisect_right(rows, b"%06d~" % index, hi=len(rows) - 1) - 1]
+    first, count, number, begin, length = map(int, row.split())
+    file, offset = (_object(s3, f"{pack}/shard/{number}"), 0) if number else (script, offset)
+    members = _members(file[offset + begin - 1 : offset + begin - 1 + length], count)
+    return members[index - first]
+
+
+@functools.lru_cache(maxsize=512)
+def _members(block: bytes, count: int) -> list[tuple[str, str]]:
+    """Run and submission of every child of a block. Each container unpacks it by itself; here one does for its neighbours."""
+    unpacked, begin, found = gzip.decompress(block), 11 * count, []
+    for child in range(count):
+        end = begin + int(unpacked[11 * child : 11 * child + 10])
+        said = re.search(rb"\0run=([A-Za-z0-9_-]+)\0submission=([0-9]+)\0", unpacked[begin:end])
+        if said is None:
+            raise RuntimeError(f"child {child} of a block of {count} does not say whose it is")
+        found.append((said[1].decode(), said[2].decode()))
+        begin = end
+    return found
 
 
 def _object(s3: S3, key: str) -> bytes:

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from gahp.sandbox import JobPart
+
 Member = TypeVar("Member")
 
 # A group holds the manifests of its members in memory until it is submitted.
@@ -28,7 +30,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 class Part:
     """What a staged run brings into a pack: its part of the manifest, and the shape that all members have in common."""
 
-    body: bytes
+    body: JobPart
     shape: Hashable
     offered: bool = False
 

@@ -4,11 +4,13 @@ Knows S3 (a boto3 client that is handed in) and the model; nothing of AWS Batch,
 
     check(request)                    local files and names only, in milliseconds; raises model.Refused
     Sandbox(client, bucket, prefix)   stage, collect, refresh_proxy, discard, probe; raise model.Refused or model.Transient
+    JobPart                           what one job needs of a manifest, between `prepare` and `put` or `put_pack`
     Outcome                           how a run ended, as its runner recorded it
 """
 
 from gahp.sandbox.checks import check
 from gahp.sandbox.facade import Sandbox
+from gahp.sandbox.manifest import JobPart
 from gahp.sandbox.outcome import Outcome
 
-__all__ = ["Outcome", "Sandbox", "check"]
+__all__ = ["JobPart", "Outcome", "Sandbox", "check"]

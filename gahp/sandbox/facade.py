@@ -20,6 +20,7 @@ from typing import IO
 from gahp.model import JobRequest, Refused
 from gahp.sandbox import inputs, manifest, place, result
 from gahp.sandbox.blobs import Blobs
+from gahp.sandbox.manifest import JobPart
 from gahp.sandbox.outcome import Outcome
 from gahp.sandbox.place import Placement, Target
 from gahp.sandbox.store import MULTIPART, S3Client, Store
@@ -69,7 +70,7 @@ class Sandbox:
         """BATCH_FILE_S3_URL of the container; `run` may be a pack."""
         return self._store.url(f"{_key(run)}/manifest")
 
-    def prepare(self, run: str, request: JobRequest, record: str = "", *, submission: int = 0, sends: int = 1) -> bytes:
+    def prepare(self, run: str, request: JobRequest, record: str = "", *, submission: int = 0, sends: int = 1) -> JobPart:
         """Have the job's large input in S3; everything else as a part for `put` or `put_pack`. May be repeated.
 
         `record` comes back with `records`; `submission` and `sends` are what the runner has to know of a child of a pack.
@@ -80,19 +81,19 @@ class Sandbox:
         identity: dict[str, str | int] = {"run": run, "submission": submission, "sends": sends}
         return manifest.part(request, found, parts.inside, stored, record=record, identity=identity)
 
-    def put(self, run: str, part: bytes) -> None:
+    def put(self, run: str, part: JobPart) -> None:
         """Have the manifest of a single job in S3: it can be submitted now. May be repeated."""
         self._store.put(f"{_key(run)}/manifest", manifest.single(part))
 
-    def put_pack(self, pack: str, parts: Sequence[bytes]) -> None:
+    def put_pack(self, pack: str, parts: Sequence[JobPart]) -> None:
         """Have the manifest of an array job in S3, whose child number n has `parts[n]`. May be repeated until it is submitted."""
         script, shards = manifest.pack(parts)
-        work = [
-            self._transfers.submit(self._store.put, f"{_key(pack)}/shard/{number}", shard) for number, shard in enumerate(shards)
-        ]
+        beside = {"records": manifest.pack_records(parts)} | {f"shard/{number}": shard for number, shard in enumerate(shards, 1)}
+        work = [self._transfers.submit(self._store.put, f"{_key(pack)}/{name}", data) for name, data in beside.items()]
         concurrent.futures.wait(work)
         for future in work:
             future.result()
+        # Last: where there is a manifest, all that belongs to it is there, and is of the same children once it is submitted.
         self._store.put(f"{_key(pack)}/manifest", script)
 
     def stage(self, run: str, request: JobRequest, record: str = "") -> None:
@@ -107,26 +108,20 @@ class Sandbox:
 
     def records_of(self, name: str) -> Iterator[Record]:
         """Those in one manifest, of a run or a pack; of a pack in the order of its children."""
-        firsts: list[int] = []
-        shards: list[bytes] = []
         with self._store.reading(f"{_key(name)}/manifest") as found:
-            if found is None:
+            directory = None if found is None else manifest.read_head(found[1])
+            if found is None or directory is None:
                 return
-            kind = manifest.read_head(found[1])
-            if kind == 0:
+            if not directory:
                 yield Record(manifest.read_record(found[1]))
-            elif kind == 1:
-                firsts, shards = [0], [found[1].read()]
-            elif kind == 2:
-                firsts = [int(line) for line in found[1].read().split() if line.isdigit()]
-        for number, first in enumerate(firsts):
-            shard = shards[number] if shards else self._shard(name, number)
-            for index, text in enumerate(manifest.read_shard(shard), first):
-                yield Record(text, name, index)
-
-    def _shard(self, pack: str, number: int) -> bytes:
-        with self._store.reading(f"{_key(pack)}/shard/{number}") as found:
-            return b"" if found is None else found[1].read()
+                return
+        with self._store.reading(f"{_key(name)}/records") as found:
+            texts = None if found is None else manifest.read_records(found[1])
+        if texts is None:
+            log.warning("%s: the records of this pack are gone or damaged: its jobs are not known again", name)
+            return
+        for index, text in enumerate(texts):
+            yield Record(text, name, index)
 
     def claimant(self, run: str, submission: int) -> str:
         """The id of the Batch job that has claimed this submission, before it ran anything; "" if none has."""

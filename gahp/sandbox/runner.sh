@@ -1,6 +1,6 @@
 #!/bin/bash
 PAYLOAD=0000000000 # where the tar behind this script begins (bytes, from 1); the submit host writes it here: always ten digits
-PACK=0 # what begins there: 0 the tar of one job, 1 a shard with all children of an array job, 2 the first index of each of its shards
+PACK=0000000000 # 0: that tar is one job's; else an array job's directory begins there, of so many bytes; always ten digits, too
 #
 # The runner: what a job's container executes. It fetches the job's input, runs the program, sends the output back.
 #
@@ -49,7 +49,7 @@ readonly GRACE=${GAHP_GRACE:-20} SEND_TIME=${GAHP_SEND_TIME:-6} # of the 30 s th
 readonly RETRY_DELAY=${GAHP_RETRY_DELAY:-1}
 RUN_URL=${GAHP_RUN_URL:-}
 RESULT_URL=$RUN_URL/${GAHP_SUBMISSION:-0}
-readonly PACK_URL=${GAHP_PACK_URL:-}
+readonly PACK_URL=${GAHP_PACK_URL:-} DIRECTORY=$((10#$PACK))
 ROOT_URL=${RUN_URL%/runs/*}
 ATTEMPT=${AWS_BATCH_JOB_ATTEMPT:-1}
 SENDS=${GAHP_SENDS:-1} # how often the submit host has asked for this submission
@@ -188,34 +188,49 @@ unpack() {
     local base=${GAHP_SCRATCH:-${TMPDIR:-/tmp}} errors
     WORK=$(mktemp -d -- "$base/gahp.XXXXXXXX" 2>&1) || { fail stage_in "The container has no directory to work in: $WORK. Give the job definition a writable disk with room, and release the job."; WORK=''; return 1; }
     SCRATCH=$WORK/scratch
-    if ((PACK)); then unpack_child; return; fi
+    if ((DIRECTORY)); then unpack_child; return; fi
     if ! errors=$( { tail -c "+$((10#$PAYLOAD))" -- "$SELF" | tar -x -p -m --no-same-owner -C "$WORK" -f - && mkdir -p -- "$SCRATCH"; } 2>&1 ); then
         fail stage_in "The job's manifest cannot be unpacked in the container: ${errors%%$'\n'*}. Is its disk full? Then raise request_disk, and release the job."
         return 1
     fi
 }
 
-# A shard is a table and behind it the parts, gzipped tars. A child's row is at 22 bytes times its index: where its part begins in the
-# shard, from 1, and how long it is, ten digits each.
+# The directory has a row of 43 bytes for each block of neighbours: the index of its first child and how many it has; in which shard it is,
+# 0: behind the directory; where it begins there, from 1, and how long it is. A block is gzipped: a line with the length of each child's
+# tar, then the tars. Few processes: each takes a millisecond or two, longer than bash takes to read over this script.
 
 unpack_child() {
-    local index=${AWS_BATCH_JOB_ARRAY_INDEX:-} shard=$SELF table=$((10#$PAYLOAD)) first=0 number errors begin length
-    local -a firsts=()
+    local index=${AWS_BATCH_JOB_ARRAY_INDEX:-} file=$SELF offset=$((10#$PAYLOAD - 1)) script last number child=-1 count begin length errors
+    local -a rows=()
     [[ $index =~ ^(0|[1-9][0-9]{0,4})$ ]] || { fail stage_in "AWS_BATCH_JOB_ARRAY_INDEX is '$index' in the container: the job's manifest is for children of an array job. Release the job."; return 1; }
-    if ((PACK == 2)); then
-        mapfile -t firsts < <(tail -c "+$table" -- "$SELF")
-        for ((number = ${#firsts[@]} - 1; number > 0 && firsts[number] > index; number--)); do :; done
-        first=${firsts[number]} shard=$WORK/shard table=1
-        attend get_shard "$PACK_URL/shard/$number" "$shard"
+    { read -r -N "$offset" script; mapfile -t -n "$((DIRECTORY / 43))" rows; } < "$SELF"
+    printf -v last '%06d~' "$index" # behind the rows of blocks that begin with this child, or before it
+    for ((number = ${#rows[@]} - 1; number > 0; number--)); do [[ ${rows[number]} > $last ]] || break; done
+    if [[ ${rows[number]:-} =~ ^([0-9]{6})\ ([0-9]{6})\ ([0-9]{6})\ ([0-9]{10})\ ([0-9]{10})$ ]]; then
+        child=$((index - 10#${BASH_REMATCH[1]})) count=$((10#${BASH_REMATCH[2]}))
+        number=$((10#${BASH_REMATCH[3]})) begin=$((10#${BASH_REMATCH[4]})) length=$((10#${BASH_REMATCH[5]}))
+    fi
+    ((child >= 0 && child < count)) || { fail stage_in "The array job's manifest has no child $index: release the job to run it again."; return 1; }
+    if ((number)); then
+        file=$WORK/shard offset=0
+        attend get_shard "$PACK_URL/shard/$number" "$file"
         [[ ${DRAINED[0]:-} == fetched ]] || { fail stage_in "The job's part of the manifest cannot be fetched from $PACK_URL/shard/$number: see that the job role may read it, and release the job."; return 1; }
     fi
-    read -r begin length < <(tail -c "+$((table + 22 * (index - first)))" -- "$shard" | head -c 21)
-    [[ $begin$length =~ ^[0-9]{20}$ ]] || { fail stage_in "The array job's manifest has no child $index: release the job to run it again."; return 1; }
-    if ! errors=$( { tail -c "+$((table + 10#$begin - 1))" -- "$shard" | head -c "$((10#$length))" | tar -x -z -p -m --no-same-owner -C "$WORK" -f - &&
-        mkdir -p -- "$SCRATCH" && rm -f -- "$WORK/shard"; } 2>&1 ); then
+    if ! errors=$( { tail -c "+$((offset + begin))" -- "$file" | head -c "$length" | gzip -d -c > "$WORK/block" &&
+        unpack_tar && mkdir -p -- "$SCRATCH" && rm -f -- "$WORK/block" "$WORK/shard"; } 2>&1 ); then
+        errors=${errors#$'\n'} # gzip begins with an empty line
         fail stage_in "The job's part of the manifest cannot be unpacked in the container: ${errors%%$'\n'*}. Is its disk full? Then raise request_disk, and release the job."
         return 1
     fi
+}
+
+unpack_tar() { # of the child, out of the block of count
+    local -a lengths=()
+    mapfile -t -n "$count" lengths < "$WORK/block"
+    ((${#lengths[@]} == count)) && [[ ${lengths[*]} =~ ^[0-9]{10}(\ [0-9]{10})*$ ]] || { echo "its block is not of $count children"; return 1; }
+    begin=$((11 * count + 1)) length=$((10#${lengths[child]}))
+    for ((number = 0; number < child; number++)); do begin=$((begin + 10#${lengths[number]})); done
+    tail -c "+$begin" -- "$WORK/block" | head -c "$length" | tar -x -p -m --no-same-owner -C "$WORK" -f -
 }
 
 get_shard() { # url file: a child of its own
@@ -237,7 +252,7 @@ read_job() {
     declare -gA REMAP=() # name: an s3 URL, or - for a place on the submit host
     for ((i = 0; i < ${#REMAPS[@]}; i += 2)); do REMAP[${REMAPS[i]}]=${REMAPS[i + 1]}; done
     RECEIVED=${SETTING[input_bytes]}
-    ((PACK)) || return 0
+    ((DIRECTORY)) || return 0
     RUN_URL=${PACK_URL%/*}/${SETTING[run]} SENDS=${SETTING[sends]}
     RESULT_URL=$RUN_URL/${SETTING[submission]}
 }
@@ -1101,7 +1116,7 @@ main() {
     if command -v s5cmd > /dev/null; then S3_TOOL=s5cmd
     elif command -v aws > /dev/null; then S3_TOOL=aws
     else say "neither s5cmd nor aws is on the container's PATH ($PATH): the image needs one of them"; finish 125; fi
-    ((PACK)) && RUN_URL=$PACK_URL ROOT_URL=${PACK_URL%/runs/*}
+    ((DIRECTORY)) && RUN_URL=$PACK_URL ROOT_URL=${PACK_URL%/runs/*}
     [[ $RUN_URL == s3://*/runs/?* ]] || { say "GAHP_RUN_URL is missing or no s3:// URL: this job was not submitted by awsbatch_gahp"; finish 125; }
     [[ $ATTEMPT =~ ^[1-9][0-9]{0,3}$ ]] || ATTEMPT=1
     RUNNER_EXIT=125

@@ -232,9 +232,10 @@ def test_a_packed_job_is_a_few_requests_to_s3_and_next_to_none_to_batch(start, a
     made = {name: count - before.get(name, 0) for name, count in aws.calls().items() if count > before.get(name, 0)}
     assert arrays() == ([40], 0)
     assert made["batch:SubmitJob"] == 1
-    # Script (GET), claim (PUT), result (PUT, GET). The manifest is one PUT for all. Without curl, a HEAD for the first two.
+    # Script (GET), claim (PUT), result (PUT, GET). For all together two PUTs: manifest and records. Without curl, a HEAD for the
+    # first two.
     requests = sum(made.get(f"s3:{action}", 0) for action in ("GetObject", "PutObject", "HeadObject"))
-    assert requests == 40 * (4 if curl_signs() else 6) + 1
+    assert requests == 40 * (4 if curl_signs() else 6) + 2
 
 
 @pytest.mark.parametrize("delay", [0.1, 0.3, 0.6, 1.0, 1.5])
