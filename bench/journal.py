@@ -1,7 +1,7 @@
 """Prints what the journal's group commit costs a submit: the time from recording a run to its being on disk. Asserts nothing.
 
 50 runs are in flight at a time, as a gridmanager sends them. In turns with it the same on a RAM disk, where a sync costs nothing:
-the difference is what the commit adds. And for comparison one run in flight, which is a commit for each, and the same file system's
+the difference is what the commit adds. For comparison one run in flight, which is a commit for each, and the same file system's
 plain write with fsync. Arguments: the number of runs (default 2000), the folder (default: a temporary one).
 """
 
