@@ -4,7 +4,7 @@
 
 A mutant is a GAHP in which a write never gets to the disk although the program believes so (DROP in dying_gahp.py). It is
 caught when one of the cases in cases.py goes wrong with it: first the one that WRITES names, then the others. Prints each write
-with the case that caught it; ends with 1 if a mutant survives all of them.
+with the case that caught it and what went wrong there; ends with 1 if a mutant survives all of them.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def main() -> int:
         for number, write in enumerate(writes, 1):
             for tried, case in enumerate(suspects(write), 1):
                 if problem := goes_wrong(aws, folder, write, case, 5 * (1_000 * number + tried)):
-                    print(f"{write:42} caught by case {tried}, {name(case)}: {problem}", flush=True)
+                    print(f"{write:42} caught by case {tried}, {name(case)}: {problem[:200]}", flush=True)
                     break
             else:
                 survivors += 1
