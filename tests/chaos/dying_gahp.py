@@ -3,8 +3,9 @@
     DIE_AT   the point, such as "SubmitJob after"; empty: it lives
     DIE_PASS at which passing of it, from 1
     TRACE    a file that gets a line for each point passed
-    DROP     a journal write, such as "write STAGED", that never gets to the disk although the program believes it did: a mutant,
-             which must not go unnoticed (see mutate.py)
+    WRITES   a file that gets a line for each kind of journal write that is met, such as "STAGED in runs._stage"
+    DROP     one of these, that never gets to the disk although the program believes it did: a mutant, which must not go
+             unnoticed (see mutate.py)
 
 The program itself knows nothing of this: its methods are wrapped here, and then its own `main` is called.
 """
@@ -21,12 +22,13 @@ from typing import Any
 
 import botocore.client
 
-from gahp import server
+from gahp import journal, server
 from gahp.journal import Journal
 from gahp.sandbox import place
+from tests.chaos import writes
 
 AT, PASS, TRACE = os.environ.get("DIE_AT", ""), int(os.environ.get("DIE_PASS", "1")), os.environ.get("TRACE", "")
-DROP = os.environ.get("DROP", "")
+DROP, WRITES = os.environ.get("DROP", ""), os.environ.get("WRITES", "")
 _lock = threading.Lock()
 _passed = 0
 
@@ -61,36 +63,34 @@ def around(function: Callable[..., Any], names: Callable[..., Iterable[str]]) ->
 
 
 def written(_: Journal, group: Iterable[Any]) -> Iterable[str]:
-    return map(name_of, group)
+    return [f"write {writes.what(write)}" for write in group]
 
 
-def name_of(write: Any) -> str:
-    """What a journal write is about."""
-    verb, values = write.sql.split()[0], write.values
-    if verb == "DELETE":
-        return "write forgotten"
-    if isinstance(values, list):
-        return f"write pack {values[0]['state']}"
-    if verb == "INSERT":
-        return "write new run"
-    if "state" in values:
-        return f"write {values['state']}"
-    if "wanted" in values:
-        return f"write wanted {values['wanted']}"
-    if "dead" in values:
-        return "write adoption"
-    # What is told of a run beside a change is no write of its own.
-    return "write " + (" ".join(sorted(values.keys() - {"name", "changed", "news"})) or "news")
+def noting(transact: Callable[..., None]) -> Callable[..., None]:
+    """A `_transact` that tells WRITES what is written where, once for each."""
+    noted: set[str] = set()
+
+    def note(journal: Journal, group: Iterable[Any]) -> None:
+        if new := {writes.where(write) for write in group} - noted:
+            with open(WRITES, "a") as file:
+                file.writelines(f"{name}\n" for name in sorted(new))
+            noted.update(new)
+        transact(journal, group)
+
+    return note
 
 
 def forgetful(transact: Callable[..., None]) -> Callable[..., None]:
     """A `_transact` that leaves out what DROP names."""
-    return lambda journal, group: transact(journal, [write for write in group if name_of(write) != DROP])
+    return lambda journal, group: transact(journal, [write for write in group if writes.where(write) != DROP])
 
 
 def main() -> int:
+    journal._Write = writes.placed
     if DROP:
         Journal._transact = forgetful(Journal._transact)
+    if WRITES:
+        Journal._transact = noting(Journal._transact)
     Journal._transact = around(Journal._transact, written)
     calls = botocore.client.BaseClient
     calls._make_api_call = around(calls._make_api_call, lambda client, name, parameters: [name])

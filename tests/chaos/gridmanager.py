@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,26 @@ class Job:
     """One job of the user's, and what the gridmanager knows of it.
 
     `fate`: what the user does: nothing (""), "remove", "hold" (and release); "suspend" is BLAH_JOB_HOLD and RESUME by another
-    client; "vanish" has its host go away. The user acts `act_after_s` seconds after the first STATUS; without that number, when
-    a STATUS has told that Batch has the job.
+    client; "vanish" has its host go away; "late" is a hold and release of a job that has ended and was never asked about;
+    "release" is the release of one that its own fault has held. The user acts `act_after_s` seconds after the first STATUS;
+    without that number, when a STATUS has told that Batch has the job. `output` is what the job is to make, `held_for` a part of
+    the reason for which it has to be held in the end.
     """
 
-    def __init__(self, home: Path, number: int, fate: str = "", sleep_s: float = 0.1, act_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        number: int,
+        fate: str = "",
+        sleep_s: float = 0.1,
+        act_after_s: float | None = None,
+        *,
+        memory: int = 128,
+        output: str = "output.dat",
+        held_for: str = "",
+    ) -> None:
         self.number, self.fate, self.act_after_s, self.sleep_s = number, fate, act_after_s, sleep_s
+        self.held_for = held_for
         self.in_batch = False
         self.directory = home / f"job{number}"
         self.directory.mkdir(parents=True)
@@ -68,8 +82,8 @@ class Job:
                 "Args": f"{self.ran} {sleep_s} {number} {self.exit_code}",
                 "Environment": "",
                 "TransferInput": "input.dat",
-                "TransferOutput": "output.dat",
-                "RequestMemory": 128,
+                "TransferOutput": output,
+                "RequestMemory": memory,
                 "gridtype": "awsbatch",
                 "GridResource": "batch awsbatch",
                 "JobDirectory": f"home_bl_chaos_{number}.0_1795000000",
@@ -85,6 +99,7 @@ class Job:
         self.not_before = 0  # deaths of GAHPs
         self.acted = False
         self.held = False
+        self.complete_since = 0.0
         self.ended = ""  # "completed", "removed", or what went wrong
         self.ids: list[str] = []
 
@@ -118,7 +133,12 @@ class Job:
             found.append(f"{len(batch_jobs)} copies ran for {self.generation + 1} submissions")
         if self.fate not in ("vanish", "remove") and len(attempts) > len(batch_jobs):
             found.append(f"{len(attempts)} starts of {len(batch_jobs)} Batch jobs")
-        if self.fate == "remove":
+        if self.fate in ("late", "release") and len(self.ids) != 2:
+            found.append(f"{len(self.ids)} ids for 2 submissions")
+        if self.held_for:
+            if not self.ended.startswith("state 5") or self.held_for not in self.ended:
+                found.append(f"to be held for '{self.held_for}', but {self.ended or 'not over'}")
+        elif self.fate == "remove":
             if self.ended not in ("removed", "completed"):
                 found.append(f"to be removed, but {self.ended or 'not over'}")
         elif self.ended != "completed":
@@ -147,6 +167,7 @@ class Gridmanager:
         self.submit_only = submit_only
         self.deaths = 0
         self.repeated_submits = 0
+        self.tend: Callable[[], None] = lambda: None  # called all the time
         self.environment = {
             "PATH": "/usr/bin:/bin",
             "HOME": str(home),
@@ -216,6 +237,7 @@ class Gridmanager:
             now = time.monotonic()
             if now > until:
                 raise TimeoutError(f"not over: {[(job.number, job.fate, job.job_id) for job in self.jobs if not job.ended][:20]}")
+            self.tend()
             for job in self.jobs:
                 if len(requests) >= PENDING:
                     break
@@ -241,9 +263,12 @@ class Gridmanager:
             return "BLAH_JOB_SUBMIT" if self.deaths >= job.not_before else ""
         if now < job.saved_at:
             return ""
+        if job.fate == "late" and not job.acted:
+            job.complete_since = job.complete_since or (now if job.complete() else 0.0)
+            return "BLAH_JOB_CANCEL" if job.complete_since and now - job.complete_since > 0.7 else ""
         job.first_seen = job.first_seen or now
         due = job.in_batch if job.act_after_s is None else now - job.first_seen >= job.act_after_s
-        if job.fate and not job.acted and due:
+        if job.fate not in ("", "release") and not job.acted and due:
             if job.fate in ("remove", "hold"):
                 return "BLAH_JOB_CANCEL"
             if job.fate == "suspend":
@@ -270,7 +295,8 @@ class Gridmanager:
                 job.job_id, job.generation = "", job.generation + 1
         elif verb == "BLAH_JOB_HOLD":
             # "held already" is what one hears whose first HOLD came about although its answer was lost.
-            job.held, job.acted = code == "0" or "held already" in message, "has started" in message
+            job.held = code == "0" or "held already" in message
+            job.acted = not job.held  # started, over, or refused: it runs on
         elif verb == "BLAH_JOB_RESUME":
             job.acted = code == "0" or "is not held" in message
         elif code != "0":
@@ -285,6 +311,8 @@ class Gridmanager:
             ad = classad2.ClassAd(text)
             right = job.complete() and ad.get("ExitCode") == job.exit_code
             job.ended = "completed" if right else f"completed without its output, or with a wrong exit: {text}"
+        elif state == "5" and job.fate == "release" and not job.acted:
+            job.acted, job.job_id, job.generation = True, "", job.generation + 1
         elif state in ("3", "5") and not (job.fate == "suspend" and not job.acted):
             job.ended = f"state {state}: {text}"
 
@@ -307,18 +335,18 @@ class Gridmanager:
             job.ended = "submitted"
 
 
-def batch_jobs(aws: LocalAws) -> list[dict[str, Any]]:
-    """Every job that Batch ever had, from ListJobs; children of array jobs by the names of their runs."""
-    return batch_rows(aws)
+def batch_jobs(aws: LocalAws, numbers: Iterable[int] = ()) -> list[dict[str, Any]]:
+    """Every job that Batch ever had, or those of the jobs of these numbers, from ListJobs; children of array jobs by the names of
+    their runs."""
+    return [row for pattern in ([f"{number}-*" for number in numbers] or ["*"]) for row in batch_rows(aws, pattern)]
 
 
-def unfinished(aws: LocalAws, names: set[str], wait_s: float = 20.0) -> list[str]:
+def unfinished(aws: LocalAws, names: set[str], wait_s: float = 20.0, numbers: Iterable[int] = ()) -> list[str]:
     """The Batch jobs of these runs that are not over, when they have had `wait_s` to end."""
     until = time.monotonic() + wait_s
     while True:
-        left = [
-            row["jobName"] for row in batch_jobs(aws) if row["jobName"] in names and row["status"] not in ("SUCCEEDED", "FAILED")
-        ]
+        rows = batch_jobs(aws, numbers)
+        left = [row["jobName"] for row in rows if row["jobName"] in names and row["status"] not in ("SUCCEEDED", "FAILED")]
         if not left or time.monotonic() > until:
             return left
         time.sleep(0.2)
