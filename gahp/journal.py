@@ -28,7 +28,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -37,7 +37,7 @@ from gahp.metrics import COUNTS
 from gahp.model import JobReport, JobRequest, Refused, Transient, decode_report, decode_request, encode
 from gahp.statedir import DAMAGE_FILE, identity_of, if_dead, note_damage, require_local, sync, take_lock, use
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 APPLICATION_ID = 0x41574247  # "AWBG"
 FILE_NAME = "journal.sqlite"
 _TRY_AGAIN_S = 0.5
@@ -133,6 +133,8 @@ class Run:
 _COLUMNS = tuple(field.name for field in dataclasses.fields(Run))
 # The same for many runs: one copy in memory for all of a large journal's.
 _SHARED = {"owner", "queue", "pack"}
+# Seconds for which HTCondor has passed a run over while it asked about others. Not a column of the run: many are written at once.
+_UNASKED = "CREATE TABLE unasked (name TEXT PRIMARY KEY, seconds REAL NOT NULL) WITHOUT ROWID;"
 _SCHEMA = f"""
 CREATE TABLE runs (
     name TEXT PRIMARY KEY, directory TEXT NOT NULL, digest TEXT NOT NULL, generation INTEGER NOT NULL, state TEXT NOT NULL,
@@ -148,6 +150,7 @@ CREATE INDEX over ON runs (changed) WHERE state IN ('COMPLETED', 'HELD', 'REMOVE
 CREATE INDEX littered ON runs (changed) WHERE state IN ('COMPLETED', 'HELD', 'REMOVED') AND discarded = 0;
 CREATE INDEX packed ON runs (pack, child) WHERE pack <> '' AND discarded = 0;
 CREATE INDEX packed_before ON runs (name) WHERE earlier <> '' AND discarded = 0;
+{_UNASKED}
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 # From each version to the next: what a journal needs that an older program wrote.
@@ -170,6 +173,7 @@ CREATE INDEX packed_before ON runs (name) WHERE earlier <> '' AND discarded = 0;
 ALTER TABLE runs ADD COLUMN story TEXT NOT NULL DEFAULT '';
 PRAGMA user_version = 3;
 """,
+    3: f"{_UNASKED} PRAGMA user_version = 4;",
 }
 _RECORD = ("name", "directory", "digest", "generation", "queue", "predecessor", "created", "submission", "sends")
 _LIVE = "state NOT IN ('COMPLETED', 'HELD', 'REMOVED')"
@@ -554,9 +558,28 @@ class Journal:
         found = self._select(where, (pack, child)) or self._select(before, (f" {pack}:{child} ",))
         return next(iter(found), None)
 
-    def unasked(self, older_than_s: float) -> list[Run]:
-        """Live runs that HTCondor has never asked about although they are that old."""
-        return self._select(f"WHERE confirmed = 0 AND created < ? AND {_LIVE}", (self._clock() - older_than_s,))
+    def heed(self, asked: Set[str], passed_over: Collection[str], seconds: float) -> None:
+        """Record that HTCondor has asked about the runs `asked`, and has for `seconds` more passed over the others. In one write
+        each, which nobody waits for: what the disk refuses is a period less. Raises JournalProblem when nothing can be read."""
+        again = [{"name": name} for (name,) in self._read("SELECT name FROM unasked") if name in asked]
+        if again:
+            self._write("DELETE FROM unasked WHERE name = :name", again, keep=False)
+        if passed_over:
+            # Added to what is there: another GAHP, which was asked about the run, may have taken that away meanwhile.
+            sql = (
+                "INSERT INTO unasked (name, seconds) VALUES (:name, :seconds)"
+                " ON CONFLICT (name) DO UPDATE SET seconds = seconds + excluded.seconds"
+            )
+            self._write(sql, [{"name": name, "seconds": seconds} for name in passed_over], keep=False)
+
+    def unasked(self) -> dict[str, float]:
+        """For how many seconds HTCondor has passed runs over, by name. Of runs that are not over nothing else counts."""
+        return dict(self._read("SELECT name, seconds FROM unasked"))
+
+    def served(self, run: Run) -> bool:
+        """Whether the GAHP that a run belongs to lives."""
+        with if_dead(self._lock_path(run.owner)) as dead:
+            return not dead
 
     def forget(self, older_than_s: float, at_once: int = 2000) -> bool:
         """Drop finished runs that have not changed for so long, and have nothing in S3 any more; whether these are all."""
@@ -564,6 +587,9 @@ class Journal:
         names = self._read(f"SELECT name FROM runs WHERE {where}", (self._clock() - older_than_s, at_once))
         if names:  # by their names, a bounded number at once: others wait for each commit
             self._write("DELETE FROM runs WHERE name = :name", [{"name": name} for (name,) in names], keep=False)
+        over = self._read(f"SELECT name FROM unasked WHERE name NOT IN (SELECT name FROM runs WHERE {_LIVE})")
+        if over:
+            self._write("DELETE FROM unasked WHERE name = :name", [{"name": name} for (name,) in over], keep=False)
         return len(names) < at_once
 
     def check(self) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from gahp import story
 from gahp.batch import BULK, Batch, BatchJob, Unsure, shape
+from gahp.gateway.attention import PERIOD_S, passed_over
 from gahp.gateway.follow import Followed, Follower
 from gahp.gateway.packer import Group, Packer, Part
 from gahp.gateway.parents import Parents
@@ -128,6 +129,8 @@ class Runs:
         self._by_id: dict[str, Live] = {}  # of those that Batch was last asked about
         self._lately: collections.OrderedDict[str, Run] = collections.OrderedDict()
         self._forgot = float("-inf")
+        self._asked: set[str] = set()  # about whom in this period
+        self._before: set[str] = set()  # who was live when it began
         ending = Lane("terminate", 4)
         local = Lane("local", 1)
         self._lanes = {
@@ -161,6 +164,9 @@ class Runs:
             log.warning("the runs of other GAHPs could not all be taken over yet: %s", error)
         self._follower.start()
         self._adopting.put(self._adopt, _ADOPT_EVERY_S)
+        self._adopting.put(self._heed, PERIOD_S)
+        with self._lock:
+            self._before = set(self._live)
         self._cleaning.put(self._clean, _CLEAN_FIRST_S)
 
     def close(self) -> None:
@@ -188,9 +194,11 @@ class Runs:
             self._adopting.put(lambda: self._end_before(run), _ADOPT_EVERY_S)
 
     def report(self, name: str) -> JobReport | None:
-        """How a run stands, from memory; None if it is neither live here nor has ended here lately."""
+        """How a run stands, from memory, as HTCondor asks; None if it is neither live here nor has ended here lately."""
         with self._lock:
             live, over = self._live.get(name), self._lately.get(name)
+            if live:
+                self._asked.add(name)
             return live.report() if live else over.report if over else None
 
     def get(self, name: str) -> Run | None:
@@ -240,8 +248,9 @@ class Runs:
         return done
 
     def revive(self, name: str) -> None:
-        """HTCondor speaks of this run: if it was found in S3 only, it goes on now."""
+        """HTCondor speaks of this run, live here or elsewhere: if it was found in S3 only, it goes on now."""
         with self._lock:
+            self._asked.add(name)
             live = self._live.get(name)
             if live is not None:
                 self._revive(live)
@@ -812,6 +821,19 @@ class Runs:
             if known is not None and known.wanted is not wanted and known.wanted is not Wanted.REMOVE:
                 with contextlib.suppress(Refused):
                     self.want(name, wanted)
+
+    def _heed(self) -> None:
+        """Write down, once a period and for many at once, whom HTCondor passes over. If it forgets none, nothing is written."""
+        with self._lock:
+            asked, self._asked = self._asked, set()
+            live = {name: live.run.directory for name, live in self._live.items() if live.run.wanted is not Wanted.REMOVE}
+        try:
+            self._journal.heed(asked, passed_over(asked, self._before, live), PERIOD_S)
+        except JournalProblem as error:
+            log.warning("whom HTCondor asks about could not be written down: %s", error)  # a period less
+        finally:
+            self._before = set(live)
+            self._adopting.put(self._heed, PERIOD_S)
 
     def _clean(self) -> None:
         """Delete what finished runs have in S3. Whether one is over says the journal; a live run's objects are never touched."""
