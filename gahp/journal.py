@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import enum
 import fcntl
+import functools
 import hashlib
 import hmac
 import json
@@ -35,7 +36,18 @@ from typing import Any, NamedTuple
 from gahp import story
 from gahp.metrics import COUNTS
 from gahp.model import JobReport, JobRequest, Refused, Transient, decode_report, decode_request, encode
-from gahp.statedir import DAMAGE_FILE, identity_of, if_dead, note_damage, require_local, sync, take_lock, use
+from gahp.statedir import (
+    DAMAGE_FILE,
+    drop_removal,
+    identity_of,
+    if_dead,
+    note_damage,
+    noted_removals,
+    require_local,
+    sync,
+    take_lock,
+    use,
+)
 
 SCHEMA_VERSION = 4
 APPLICATION_ID = 0x41574247  # "AWBG"
@@ -334,8 +346,10 @@ def replace(directory: str, runs: Iterable[tuple[Run, JobRequest]], now: float) 
 
 
 class Journal:
-    """Opens (and makes) the journal in `directory`. Raises Refused with one sentence when that cannot be done, Damaged when the
-    file is no journal any more. `on_damage` is called once when that turns out later: end the process, the next one mends it.
+    """Opens (and makes) the journal in `directory`, and records the removals that are noted beside it.
+
+    Raises Refused with one sentence when that cannot be done, Damaged when the file is no journal any more. `on_damage` is called
+    once when that turns out later: end the process, the next one mends it.
     """
 
     def __init__(
@@ -375,6 +389,12 @@ class Journal:
         self._damaged = False
         self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
         self._thread.start()
+        for name in noted_removals(directory):
+            self.ask(name, Wanted.REMOVE).add_done_callback(functools.partial(self._asked, name))
+
+    def _asked(self, name: str, written: Future[None]) -> None:
+        if written.exception() is None:
+            drop_removal(self._directory, name)
 
     def close(self) -> None:
         """Write what is waiting, then let go of file and ownership. A disk that hangs is not waited for: the process ends anyway,
@@ -572,6 +592,11 @@ class Journal:
             )
             self._write(sql, [{"name": name, "seconds": seconds} for name in passed_over], keep=False)
 
+    def unwanted(self) -> set[str]:
+        """The names of live runs that HTCondor has removed, also by way of a GAHP that they do not belong to."""
+        sql = f"SELECT name FROM runs WHERE 'REMOVE' IN (wanted, asked) AND {_LIVE}"
+        return {name for (name,) in self._read(sql)}
+
     def unasked(self) -> dict[str, float]:
         """For how many seconds HTCondor has passed runs over, by name. Of runs that are not over nothing else counts."""
         return dict(self._read("SELECT name, seconds FROM unasked"))
@@ -591,6 +616,11 @@ class Journal:
         if over:
             self._write("DELETE FROM unasked WHERE name = :name", [{"name": name} for (name,) in over], keep=False)
         return len(names) < at_once
+
+    @property
+    def problem(self) -> str:
+        """The sentence that says why what was written last is not in the file yet; "" if it is."""
+        return self._problem
 
     def check(self) -> None:
         """Raise JournalProblem with a sentence when the journal cannot be written just now."""

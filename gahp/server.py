@@ -29,6 +29,7 @@ from gahp import RELEASE_DAY, __version__, config
 from gahp.lanes import Lane
 from gahp.model import JobReport, Refused, Transient, one_line
 from gahp.protocol import Request, Result, Session, results, version_text
+from gahp.statedir import drop_removal, note_removal
 
 if TYPE_CHECKING:
     from gahp.gateway import Gateway
@@ -119,6 +120,7 @@ class Server:
         self._awake = False  # `run` looks there before it waits again
         self._unwritten = bytearray()
         self._starting = Lane("start", 1)
+        self._noting = Lane("note", 1)
         self._stopped = False
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_writer, False)
@@ -185,25 +187,38 @@ class Server:
         gateway = self._service.ready
         if gateway is not None:
             self._perform(gateway, request)
+        elif request.command == "BLAH_JOB_CANCEL":
+            self._noting.put(lambda: self._note(request))
         else:
             # While the program starts, or as long as it cannot: another thread waits so that the reader need not.
             self._starting.put(lambda: self._perform_when_ready(request))
 
-    def _perform_when_ready(self, request: Request) -> None:
+    def _note(self, request: Request) -> None:
+        """A removal is on disk before the journal is waited for: a gridmanager that is refused, or gives up, forgets the job."""
+        noted_in = _noted(request.arguments[0])
+        self._starting.put(lambda: self._perform_when_ready(request, noted_in))
+
+    def _perform_when_ready(self, request: Request, noted_in: str = "") -> None:
         try:
             gateway = self._service.get()
+        except (Refused, Transient) as error:
+            noted = Refused(f"{error} The removal is noted in {noted_in} and carried out when that is mended.")
+            self._refuse(request, noted if noted_in else error)
         except Exception as error:
             self._refuse(request, error)
         else:
-            self._perform(gateway, request)
+            self._perform(gateway, request, noted_in)
 
-    def _perform(self, gateway: Gateway, request: Request) -> None:
+    def _perform(self, gateway: Gateway, request: Request, noted_in: str = "") -> None:
         try:
             verb = _VERBS[request.command]
             future, to_result = verb(gateway, request.arguments)
         except Exception as error:
             self._refuse(request, error)
         else:
+            if noted_in:
+                run = _run(request.arguments[0])
+                future.add_done_callback(lambda done: None if done.exception() else drop_removal(noted_in, run))
             future.add_done_callback(lambda done: self._leave(request, lambda: _result_of(done, to_result)))
 
     def _refuse(self, request: Request, error: Exception) -> None:
@@ -230,6 +245,21 @@ class Server:
             # Nobody listens any more: the same as the end of input.
             self._unwritten.clear()
             self.stop()
+
+
+def _noted(job_id: str) -> str:
+    """Note the removal of a job beside the journal; in which directory, or "" when that cannot be done."""
+    directory = config.load().state_dir
+    try:
+        note_removal(directory, _run(job_id))
+    except OSError as error:
+        log.warning("the removal of %s cannot be noted in %s: %s", job_id, directory, error)
+        return ""
+    return directory
+
+
+def _run(job_id: str) -> str:
+    return job_id.rpartition("/")[2]
 
 
 def _putter(descriptor: int) -> Callable[[bytes], int]:

@@ -7,14 +7,15 @@ in which the machine was down, is listed as in doubt, and ended by name only.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import NamedTuple
 
 from gahp import config
 from gahp.batch import Batch, BatchJob
-from gahp.journal import Journal, Run, RunState, Wanted
+from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
 from gahp.model import Refused
 from gahp.site import clients, limiter
 
@@ -51,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
     batch = Batch(client, definition=settings.job_definition, limiter=limiter(settings), persistent=True)
     journal = Journal(settings.state_dir)
     try:
+        with contextlib.suppress(JournalProblem):
+            journal.check()  # the removals that were noted beside it are written before this
         found = list(orphans(journal, batch, (settings.job_queue, *settings.allowed_queues), options.unasked * 3600))
         strangers = set(options.ids) - {orphan.job.id for orphan in found}
         if strangers:
@@ -72,14 +75,14 @@ def orphans(
     journal: Journal, batch: Batch, queues: tuple[str, ...], unasked_s: float, now: float | None = None
 ) -> Iterator[Orphan]:
     """Jobs that are not over and were submitted from this very journal, and why nobody wants them."""
-    unasked = journal.unasked()
+    unwanted, unasked = journal.unwanted(), journal.unasked()
     before = (time.time() if now is None else now) - unasked_s
     for queue in dict.fromkeys(queues):
         for job, environment in batch.active(queue):
             if environment.get("GAHP_JOURNAL") != journal.identity:
                 continue
             known = _run_of(journal, job, environment)
-            if reason := _unwanted(known, job, environment):
+            if reason := _unwanted(known, unwanted, job, environment):
                 yield Orphan(job, reason)
             elif known is not None and unasked.get(known.name, -1.0) >= unasked_s:
                 hours = f"{unasked[known.name] / 3600:.1f} h"
@@ -88,13 +91,13 @@ def orphans(
                 yield Orphan(job, f"in doubt: {doubt}", doubtful=True)
 
 
-def _unwanted(known: Run | None, job: BatchJob, environment: Mapping[str, str]) -> str:
+def _unwanted(known: Run | None, unwanted: Set[str], job: BatchJob, environment: Mapping[str, str]) -> str:
     """Why the journal says that nobody wants a job; "" if it does not."""
     if known is None:
         return "the journal does not know it"
     if known.state.final:
         return f"its run is over ({known.state.name})"
-    if known.wanted is Wanted.REMOVE:
+    if known.name in unwanted:
         return "HTCondor has removed it, and no GAHP of this user has ended it yet"
     if known.state is RunState.SUSPENDED:
         return "its run is held"

@@ -25,6 +25,7 @@ from gahp.journal import Conflict, Journal, JournalProblem, Run, RunState, Wante
 from gahp.lanes import Lane, backoff
 from gahp.model import JobReport, JobRequest, Refused, Transient
 from gahp.sandbox import Sandbox, check
+from gahp.statedir import note_removal
 
 log = logging.getLogger(__name__)
 S = TypeVar("S")
@@ -266,9 +267,25 @@ class Gateway:
     def _want(self, job_id: str, wanted: Wanted) -> Future[None]:
         done: Future[None] = Future()
         self._accept.put(lambda: self._try_want(job_id, wanted, done, time.monotonic() + _ASK_FOR_S))
-        late = f"AWS Batch has not taken this for {_ASK_FOR_S:g} s; it is recorded and done when that is possible: {job_id}."
-        self._asking.wait_for(done, lambda: _answer(done, Transient(late)))
+        self._asking.wait_for(done, lambda: _answer(done, self._late(job_id, wanted)))
         return done
+
+    def _late(self, job_id: str, wanted: Wanted) -> Transient:
+        """What to say of a wish that nobody has taken in time. The gridmanager forgets a removal that it is told this of: so that
+        is noted where the journal takes no write, for the next GAHP, should this one not live to see it written."""
+        problem = self._journal.problem
+        if not problem:
+            return Transient(
+                f"AWS Batch has not taken this for {_ASK_FOR_S:g} s; it is recorded and done when that is possible: {job_id}."
+            )
+        if wanted is Wanted.REMOVE:
+            with contextlib.suppress(OSError):
+                note_removal(self._config.state_dir, job_id.rpartition("/")[2])
+                return Transient(
+                    f"AWS Batch has not taken the removal of {job_id} for {_ASK_FOR_S:g} s; it is noted beside the journal and"
+                    f" done when that is possible. {problem}"
+                )
+        return Transient(f"AWS Batch has not taken this for {_ASK_FOR_S:g} s, and it is not recorded: {job_id}. {problem}")
 
     def _try_want(self, job_id: str, wanted: Wanted, done: Future[None], until: float) -> None:
         try:
