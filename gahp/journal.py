@@ -34,6 +34,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from gahp import story
+from gahp.lanes import after, mortal
 from gahp.metrics import COUNTS
 from gahp.model import JobReport, JobRequest, Refused, Transient, decode_report, decode_request, encode
 from gahp.statedir import (
@@ -390,7 +391,7 @@ class Journal:
         self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
         self._thread.start()
         for name in noted_removals(directory):
-            self.ask(name, Wanted.REMOVE).add_done_callback(functools.partial(self._asked, name))
+            after(self.ask(name, Wanted.REMOVE), functools.partial(self._asked, name))
 
     def _asked(self, name: str, written: Future[None]) -> None:
         if written.exception() is None:
@@ -489,9 +490,10 @@ class Journal:
         `news` goes into the run's story, and so does the time of a move.
         """
         _require_move(run, changes)
+        written = self._change(run.name, changes, news)  # first: it may find no memory, and then nothing has changed
         for column, value in changes.items():
             setattr(run, column, value)
-        return self._change(run.name, changes, news)
+        return written
 
     def record(self, run: Run, news: story.News | None = None, **changes: Any) -> Future[None]:
         """As `update`, but memory follows the file: nobody hears of it before it is on disk. The future ends after both."""
@@ -507,7 +509,7 @@ class Journal:
                 setattr(run, column, value)
             done.set_result(None)
 
-        self._change(run.name, changes, news).add_done_callback(follow)
+        after(self._change(run.name, changes, news), follow)
         return done
 
     def update_all(self, changed: Iterable[tuple[Run, dict[str, Any]]]) -> Future[None]:
@@ -518,12 +520,14 @@ class Journal:
         for run, changes in changed:
             _require_move(run, changes)
         for run, changes in changed:
-            for column, value in changes.items():
-                setattr(run, column, value)
             _count(changes)
             sql, values = _update(run.name, changes, None, now)
             rows.append(_to_row(values))
-        return self._write(sql or "UPDATE runs SET name = name WHERE 0", rows)
+        written = self._write(sql or "UPDATE runs SET name = name WHERE 0", rows)
+        for run, changes in changed:
+            for column, value in changes.items():
+                setattr(run, column, value)
+        return written
 
     def _change(self, name: str, changes: dict[str, Any], news: story.News | None) -> Future[None]:
         _count(changes)
@@ -635,6 +639,7 @@ class Journal:
         self._writes.put(_Write(sql, values if isinstance(values, list) else _to_row(values), keep, future))
         return future
 
+    @mortal()
     def _write_all(self) -> None:
         waiting: list[_Write] = []
         last = False

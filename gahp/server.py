@@ -26,7 +26,7 @@ from io import FileIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gahp import RELEASE_DAY, __version__, config
-from gahp.lanes import Lane
+from gahp.lanes import Lane, after, mortal
 from gahp.model import JobReport, Refused, Transient, one_line
 from gahp.protocol import Request, Result, Session, results, version_text
 from gahp.statedir import drop_removal, note_removal
@@ -204,6 +204,8 @@ class Server:
         except (Refused, Transient) as error:
             noted = Refused(f"{error} The removal is noted in {noted_in} and carried out when that is mended.")
             self._refuse(request, noted if noted_in else error)
+        except MemoryError:
+            raise
         except Exception as error:
             self._refuse(request, error)
         else:
@@ -213,13 +215,15 @@ class Server:
         try:
             verb = _VERBS[request.command]
             future, to_result = verb(gateway, request.arguments)
+        except MemoryError:
+            raise  # the client asks the next GAHP again; an answer that something failed would hold the job
         except Exception as error:
             self._refuse(request, error)
         else:
             if noted_in:
                 run = _run(request.arguments[0])
-                future.add_done_callback(lambda done: None if done.exception() else drop_removal(noted_in, run))
-            future.add_done_callback(lambda done: self._leave(request, lambda: _result_of(done, to_result)))
+                after(future, lambda done: None if done.exception() else drop_removal(noted_in, run))
+            after(future, lambda done: self._leave(request, lambda: _result_of(done, to_result)))
 
     def _refuse(self, request: Request, error: Exception) -> None:
         result = results.failed(str(error)) if isinstance(error, (Refused, Transient)) else _fault(error)
@@ -338,6 +342,8 @@ def _result_of(done: Future[Any], to_result: Callable[[Any], Result]) -> Result:
 def _or_fault(work: Callable[[], Result]) -> Result:
     try:
         return work()
+    except MemoryError:
+        raise
     except Exception as error:
         return _fault(error)
 
@@ -399,6 +405,8 @@ def _prepare(service: Service) -> None:
         service.get()
     except Refused:
         return
+    except MemoryError:
+        raise
     except Exception:
         log.exception("the program cannot begin its work")
     # What is loaded stays, and what comes with jobs is freed by its counts: looking for garbage in it was a tenth of the work.
@@ -451,7 +459,11 @@ def main() -> int:
         signal.signal(number, lambda *_: server.stop())
     server.greet()
     threading.Thread(target=_prepare, args=(service,), name="prepare", daemon=True).start()
-    server.run()
+    try:
+        with mortal():
+            server.run()
+    except Exception as error:
+        _die("the thread that talks died", error)
     with contextlib.suppress(OSError):
         os.set_blocking(1, True)  # others may write to the same pipe after this program
     service.stop()

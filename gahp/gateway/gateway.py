@@ -22,7 +22,7 @@ from gahp.batch import Batch, CredentialsProblem, EventQueue, check_resources, c
 from gahp.config import Config
 from gahp.gateway.runs import Runs, report_of
 from gahp.journal import Conflict, Journal, JournalProblem, Run, RunState, Wanted
-from gahp.lanes import Lane, backoff
+from gahp.lanes import Lane, after, backoff
 from gahp.model import JobReport, JobRequest, Refused, Transient
 from gahp.sandbox import Sandbox, check
 from gahp.statedir import note_removal
@@ -152,7 +152,7 @@ class Gateway:
         with self._pinging:
             if self._ping is None or (self._ping.done() and time.monotonic() >= self._ping_until):
                 self._ping = self._in_lane(self._check, self._look_around)
-                self._ping.add_done_callback(self._pinged)
+                after(self._ping, self._pinged)
             return self._ping
 
     def _pinged(self, ping: Future[None]) -> None:
@@ -185,11 +185,13 @@ class Gateway:
         def task() -> None:
             try:
                 result = work()
+            except MemoryError:
+                raise  # the client asks the next GAHP again; an answer that something failed would hold the job
             except Exception as error:
                 fail(error)
             else:
                 if isinstance(result, Future):
-                    result.add_done_callback(lambda done: fail(error) if (error := done.exception()) else succeed(done.result()))
+                    after(result, lambda done: fail(error) if (error := done.exception()) else succeed(done.result()))
                 else:
                     succeed(result)
 
@@ -292,7 +294,7 @@ class Gateway:
             run = self._known(job_id)
             taken = self._runs.want(run.name, wanted)
             if taken is not None:
-                taken.add_done_callback(lambda future: _answer(done, future.exception()))
+                after(taken, lambda future: _answer(done, future.exception()))
                 return
             run = self._journal.find(run.name) or run
             if run.state.final:
@@ -314,6 +316,8 @@ class Gateway:
                 self._accept.put(lambda: self._try_want(job_id, wanted, done, until), _ASK_EVERY_S)
             else:
                 _answer(done, error)
+        except MemoryError:
+            raise
         except Exception as error:
             log.exception("a request failed")
             _answer(done, Refused(f"A fault of this program ({type(error).__name__}): see its log."))
@@ -366,10 +370,12 @@ def _then(first: Future[S], work: Callable[[S], T]) -> Future[T]:
         with contextlib.suppress(concurrent.futures.InvalidStateError):  # it may have been answered before
             try:
                 second.set_result(work(done.result()))
+            except MemoryError:
+                raise
             except Exception as error:
                 second.set_exception(error)
 
-    first.add_done_callback(follow)
+    after(first, follow)
     return second
 
 

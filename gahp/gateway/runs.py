@@ -27,7 +27,7 @@ from gahp.gateway.sweep import split
 from gahp.gateway.telling import has_news, of_batch, of_record
 from gahp.gateway.verdict import decide, ended_by_somebody, held, removed
 from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
-from gahp.lanes import Lane, backoff
+from gahp.lanes import Lane, after, backoff
 from gahp.limits import Later
 from gahp.metrics import COUNTS
 from gahp.model import HoldCode, JobReport, JobRequest, JobState, Refused, Transient
@@ -229,7 +229,7 @@ class Runs:
                 raise Refused(f"The job {run.job_id} has started on AWS Batch and cannot be held there: remove it instead.")
             if wanted is Wanted.RUN:
                 resumed = self._resume(live)
-                resumed.add_done_callback(lambda written: self._resumed(live, written, done))
+                after(resumed, lambda written: self._resumed(live, written, done))
                 return done
             if wanted is Wanted.HOLD and (run.wanted is Wanted.REMOVE or run.state is RunState.COLLECTING):
                 raise Refused(f"The job {run.job_id} is ending and cannot be held.")
@@ -244,7 +244,7 @@ class Runs:
                 # A CancelJob that Batch has taken for a hold is no TerminateJob.
                 live.ending_asked = False
             recorded = self._journal.update(run, wanted=wanted, confirmed=True)
-        recorded.add_done_callback(lambda written: self._recorded(live, written))
+        after(recorded, lambda written: self._recorded(live, written))
         return done
 
     def revive(self, name: str) -> None:
@@ -470,6 +470,8 @@ class Runs:
             log.warning("%s: refused, each of its jobs is submitted by itself: %s", group.name, error)
             for live, _ in self._ready(group):
                 self._leave_alone(live)
+        except MemoryError:
+            raise  # its members may be left in any state: the next GAHP knows them from the journal
         except Exception:
             log.exception("%s: submitting a pack failed", group.name)
             delay = backoff(group.tries + 4)
@@ -501,7 +503,10 @@ class Runs:
                 self._leave_alone(live)
             return None
         if group.stored != ready:
-            self._sandbox.put_pack(group.name, [part.body for _, part in ready])
+            try:
+                self._sandbox.put_pack(group.name, [part.body for _, part in ready])
+            except MemoryError as error:  # so far nothing has been done, and it is much at once
+                raise Transient(f"There is no memory for the manifest of {len(ready)} jobs.") from error
             group.stored = ready
         lives = [live for live, _ in ready]
         request = self._journal.request(lives[0].run.name)
@@ -951,7 +956,7 @@ class Runs:
     def _suspended(self, live: Live) -> None:
         # Who is told so resumes it next: by then another GAHP must find it held.
         written = self._journal.update(live.run, state=RunState.SUSPENDED)
-        written.add_done_callback(lambda done: self._answer(live, done.exception()))
+        after(written, lambda done: self._answer(live, done.exception()))
 
     def _suspend_sent(self, live: Live) -> None:
         """Hold a run that Batch may have had twice: the other one must not outlive this submission."""

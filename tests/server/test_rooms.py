@@ -19,7 +19,7 @@ ALLOWED = {
     "metrics": {"model"},
     "meter": {"model", "config", "metrics", "limits", "history"},
     "statedir": {"model"},
-    "journal": {"model", "story", "metrics", "statedir"},
+    "journal": {"model", "lanes", "story", "metrics", "statedir"},
     "history": {"model", "story", "journal"},
     "report": {"model", "journal", "history"},
     "sandbox": {"model", "credentials"},
