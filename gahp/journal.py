@@ -30,16 +30,28 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from gahp import story
+from gahp.lanes import after, mortal
 from gahp.metrics import COUNTS
 from gahp.model import JobReport, JobRequest, Refused, Transient, decode_report, decode_request, encode
-from gahp.statedir import DAMAGE_FILE, identity_of, if_dead, note_damage, require_local, sync, take_lock, use
+from gahp.statedir import (
+    DAMAGE_FILE,
+    drop_removal,
+    identity_of,
+    if_dead,
+    note_damage,
+    noted_removals,
+    require_local,
+    sync,
+    take_lock,
+    use,
+)
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 APPLICATION_ID = 0x41574247  # "AWBG"
 FILE_NAME = "journal.sqlite"
 _TRY_AGAIN_S = 0.5
@@ -135,6 +147,8 @@ class Run:
 _COLUMNS = tuple(field.name for field in dataclasses.fields(Run))
 # The same for many runs: one copy in memory for all of a large journal's.
 _SHARED = {"owner", "queue", "pack"}
+# Seconds for which HTCondor has passed a run over while it asked about others. Not a column of the run: many are written at once.
+_UNASKED = "CREATE TABLE unasked (name TEXT PRIMARY KEY, seconds REAL NOT NULL) WITHOUT ROWID;"
 _SCHEMA = f"""
 CREATE TABLE runs (
     name TEXT PRIMARY KEY, directory TEXT NOT NULL, digest TEXT NOT NULL, generation INTEGER NOT NULL, state TEXT NOT NULL,
@@ -150,6 +164,7 @@ CREATE INDEX over ON runs (changed) WHERE state IN ('COMPLETED', 'HELD', 'REMOVE
 CREATE INDEX littered ON runs (changed) WHERE state IN ('COMPLETED', 'HELD', 'REMOVED') AND discarded = 0;
 CREATE INDEX packed ON runs (pack, child) WHERE pack <> '' AND discarded = 0;
 CREATE INDEX packed_before ON runs (name) WHERE earlier <> '' AND discarded = 0;
+{_UNASKED}
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 # From each version to the next: what a journal needs that an older program wrote.
@@ -172,6 +187,7 @@ CREATE INDEX packed_before ON runs (name) WHERE earlier <> '' AND discarded = 0;
 ALTER TABLE runs ADD COLUMN story TEXT NOT NULL DEFAULT '';
 PRAGMA user_version = 3;
 """,
+    3: f"{_UNASKED} PRAGMA user_version = 4;",
 }
 _NEW = (*_COLUMNS, "changed", "request", "story")
 _NEW_ROW = f"({', '.join(_NEW)}) VALUES ({', '.join(':' + column for column in _NEW)})"
@@ -349,8 +365,10 @@ def replace(directory: str, runs: Iterable[tuple[Run, JobRequest]], now: float) 
 
 
 class Journal:
-    """Opens (and makes) the journal in `directory`. Raises Refused with one sentence when that cannot be done, Damaged when the
-    file is no journal any more. `on_damage` is called once when that turns out later: end the process, the next one mends it.
+    """Opens (and makes) the journal in `directory`, and records the removals that are noted beside it.
+
+    Raises Refused with one sentence when that cannot be done, Damaged when the file is no journal any more. `on_damage` is called
+    once when that turns out later: end the process, the next one mends it.
     """
 
     def __init__(
@@ -392,6 +410,12 @@ class Journal:
         self._damaged = False
         self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
         self._thread.start()
+        for name in noted_removals(directory):
+            after(self.ask(name, Wanted.REMOVE), functools.partial(self._asked, name))
+
+    def _asked(self, name: str, written: Future[None]) -> None:
+        if written.exception() is None:
+            drop_removal(self._directory, name)
 
     def close(self) -> None:
         """Write what is waiting, then let go of file and ownership. A disk that hangs is not waited for: the process ends anyway,
@@ -490,9 +514,10 @@ class Journal:
         `news` goes into the run's story, and so does the time of a move.
         """
         _require_move(run, changes)
+        written = self._change(run.name, changes, news)  # first: it may find no memory, and then nothing has changed
         for column, value in changes.items():
             setattr(run, column, value)
-        return self._change(run.name, changes, news)
+        return written
 
     def record(self, run: Run, news: story.News | None = None, **changes: Any) -> Future[None]:
         """As `update`, but memory follows the file: nobody hears of it before it is on disk. The future ends after both."""
@@ -508,7 +533,7 @@ class Journal:
                 setattr(run, column, value)
             done.set_result(None)
 
-        self._change(run.name, changes, news).add_done_callback(follow)
+        after(self._change(run.name, changes, news), follow)
         return done
 
     def update_all(self, changed: Iterable[tuple[Run, dict[str, Any]]]) -> Future[None]:
@@ -519,12 +544,14 @@ class Journal:
         for run, changes in changed:
             _require_move(run, changes)
         for run, changes in changed:
-            for column, value in changes.items():
-                setattr(run, column, value)
             _count(changes)
             sql, values = _update(run.name, changes, None, now)
             rows.append(_to_row(values))
-        return self._write(sql or "UPDATE runs SET name = name WHERE 0", rows)
+        written = self._write(sql or "UPDATE runs SET name = name WHERE 0", rows)
+        for run, changes in changed:
+            for column, value in changes.items():
+                setattr(run, column, value)
+        return written
 
     def _change(self, name: str, changes: dict[str, Any], news: story.News | None) -> Future[None]:
         _count(changes)
@@ -579,9 +606,33 @@ class Journal:
         found = self._select(where, (pack, child)) or self._select(before, (f" {pack}:{child} ",))
         return next(iter(found), None)
 
-    def unasked(self, older_than_s: float) -> list[Run]:
-        """Live runs that HTCondor has never asked about although they are that old."""
-        return self._select(f"WHERE confirmed = 0 AND created < ? AND {_LIVE}", (self._clock() - older_than_s,))
+    def heed(self, asked: Set[str], passed_over: Collection[str], seconds: float) -> None:
+        """Record that HTCondor has asked about the runs `asked`, and has for `seconds` more passed over the others. In one write
+        each, which nobody waits for: what the disk refuses is a period less. Raises JournalProblem when nothing can be read."""
+        again = [{"name": name} for (name,) in self._read("SELECT name FROM unasked") if name in asked]
+        if again:
+            self._write("DELETE FROM unasked WHERE name = :name", again, keep=False)
+        if passed_over:
+            # Added to what is there: another GAHP, which was asked about the run, may have taken that away meanwhile.
+            sql = (
+                "INSERT INTO unasked (name, seconds) VALUES (:name, :seconds)"
+                " ON CONFLICT (name) DO UPDATE SET seconds = seconds + excluded.seconds"
+            )
+            self._write(sql, [{"name": name, "seconds": seconds} for name in passed_over], keep=False)
+
+    def unwanted(self) -> set[str]:
+        """The names of live runs that HTCondor has removed, also by way of a GAHP that they do not belong to."""
+        sql = f"SELECT name FROM runs WHERE 'REMOVE' IN (wanted, asked) AND {_LIVE}"
+        return {name for (name,) in self._read(sql)}
+
+    def unasked(self) -> dict[str, float]:
+        """For how many seconds HTCondor has passed runs over, by name. Of runs that are not over nothing else counts."""
+        return dict(self._read("SELECT name, seconds FROM unasked"))
+
+    def served(self, run: Run) -> bool:
+        """Whether the GAHP that a run belongs to lives."""
+        with if_dead(self._lock_path(run.owner)) as dead:
+            return not dead
 
     def forget(self, older_than_s: float, at_once: int = 2000) -> bool:
         """Drop finished runs that have not changed for so long, and have nothing in S3 any more; whether these are all."""
@@ -589,7 +640,15 @@ class Journal:
         names = self._read(f"SELECT name FROM runs WHERE {where}", (self._clock() - older_than_s, at_once))
         if names:  # by their names, a bounded number at once: others wait for each commit
             self._write("DELETE FROM runs WHERE name = :name", [{"name": name} for (name,) in names], keep=False)
+        over = self._read(f"SELECT name FROM unasked WHERE name NOT IN (SELECT name FROM runs WHERE {_LIVE})")
+        if over:
+            self._write("DELETE FROM unasked WHERE name = :name", [{"name": name} for (name,) in over], keep=False)
         return len(names) < at_once
+
+    @property
+    def problem(self) -> str:
+        """The sentence that says why what was written last is not in the file yet; "" if it is."""
+        return self._problem
 
     def check(self) -> None:
         """Raise JournalProblem with a sentence when the journal cannot be written just now."""
@@ -604,6 +663,7 @@ class Journal:
         self._writes.put(_Write(sql, values if isinstance(values, list) else _to_row(values), keep, future))
         return future
 
+    @mortal()
     def _write_all(self) -> None:
         waiting: list[_Write] = []
         last = False

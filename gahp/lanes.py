@@ -5,17 +5,23 @@ Knows nothing of jobs or AWS. A task that has to be tried again is put back with
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import heapq
 import itertools
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
 
 log = logging.getLogger(__name__)
 
 Task = Callable[[], None]
+_BEGIN_S = 10.0
+_reserve = [bytearray(2 * 2**20)]  # given up when memory runs out, so that the end has some
 
 # While a thread of a lane is at work, another one takes a task only when none has ended for so long: then it waits for something.
 # Tasks that only compute have nothing from a second thread but the interpreter's lock going to and fro, a third of the time.
@@ -27,6 +33,53 @@ def backoff(tries: int, first: float = 0.5, most: float = 60.0) -> float:
     return min(most, first * 2.0 ** min(tries, 16)) * random.uniform(0.5, 1.0)  # noqa: S311  jitter needs no secrecy
 
 
+def after(future: Future[Any], work: Callable[[Future[Any]], object]) -> None:
+    """Call `work` with a future when that is done. Without memory for it this ends as a thread does that dies of it:
+    concurrent.futures would log it and go on, and what was to follow would never come."""
+
+    def follow(done: Future[Any]) -> None:
+        try:
+            with mortal():
+                work(done)
+        except MemoryError as error:
+            _died(error)
+
+    future.add_done_callback(follow)
+
+
+@contextlib.contextmanager
+def mortal() -> Iterator[None]:
+    """Around what a thread does: a MemoryError that ends it leaves it enough memory to be told of."""
+    try:
+        yield
+    except MemoryError:
+        _reserve.clear()
+        raise
+
+
+def _died(error: BaseException) -> None:
+    threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread())))
+
+
+def _start(work: Task, name: str) -> None:
+    """Start a daemon thread. Raises RuntimeError when there is none to be had, MemoryError when it finds no memory to begin with:
+    of that nobody would hear, and Thread.start would wait for its beginning for ever."""
+    begun = threading.Event()
+
+    def run() -> None:
+        begun.set()
+        threading.current_thread().name = name
+        try:
+            with mortal():
+                work()
+        except BaseException as error:
+            _died(error)
+
+    _thread.start_new_thread(run, ())
+    if not begun.wait(_BEGIN_S):
+        raise MemoryError(f"the thread {name} does not begin")
+
+
 class Lane:
     """`threads` daemon threads and a heap of tasks by due time. A task must handle its own errors; what escapes is
     logged, but for the want of memory."""
@@ -34,7 +87,7 @@ class Lane:
     def __init__(self, name: str, threads: int) -> None:
         self._name = name
         self._most = threads
-        self._threads: list[threading.Thread] = []
+        self._threads = 0
         self._idle = self._working = 0
         self._watched = False  # an idle thread sees to it that what is due is not left for long
         self._moved = 0.0  # when a task was begun or ended last
@@ -64,15 +117,14 @@ class Lane:
             return
         if self._idle:
             self._change.notify()
-        elif len(self._threads) < self._most:
-            thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
+        elif self._threads < self._most:
             try:
-                thread.start()
+                _start(self._work, f"{self._name}-{self._threads}")
             except RuntimeError as error:  # no memory or no thread left: those that are there take the task in their turn
                 if not self._threads:
                     raise MemoryError(f"the lane {self._name} has no thread and gets none: {error}") from error
                 return
-            self._threads.append(thread)
+            self._threads += 1
 
     def _work(self) -> None:
         task = self._next()

@@ -26,9 +26,10 @@ from io import FileIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn, Union
 
 from gahp import RELEASE_DAY, __version__, config
-from gahp.lanes import Lane
+from gahp.lanes import Lane, after, mortal
 from gahp.model import JobReport, Refused, Transient, one_line
 from gahp.protocol import Request, Result, Session, results, version_text
+from gahp.statedir import drop_removal, note_removal
 
 if TYPE_CHECKING:
     from gahp.gateway import Gateway
@@ -119,6 +120,7 @@ class Server:
         self._awake = False  # `run` looks there before it waits again
         self._unwritten = bytearray()
         self._starting = Lane("start", 1)
+        self._noting = Lane("note", 1)
         self._stopped = False
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_writer, False)
@@ -185,22 +187,36 @@ class Server:
         gateway = self._service.ready
         if gateway is not None:
             self._perform(gateway, request)
+        elif request.command == "BLAH_JOB_CANCEL":
+            self._noting.put(lambda: self._note(request))
         else:
             # While the program starts, or as long as it cannot: another thread waits so that the reader need not.
             self._starting.put(lambda: self._perform_when_ready(request))
 
-    def _perform_when_ready(self, request: Request) -> None:
+    def _note(self, request: Request) -> None:
+        """A removal is on disk before the journal is waited for: a gridmanager that is refused, or gives up, forgets the job."""
+        noted_in = _noted(request.arguments[0])
+        self._starting.put(lambda: self._perform_when_ready(request, noted_in))
+
+    def _perform_when_ready(self, request: Request, noted_in: str = "") -> None:
         try:
             gateway = self._service.get()
+        except (Refused, Transient) as error:
+            noted = Refused(f"{error} The removal is noted in {noted_in} and carried out when that is mended.")
+            self._refuse(request, noted if noted_in else error)
+        except MemoryError:
+            raise
         except Exception as error:
             self._refuse(request, error)
         else:
-            self._perform(gateway, request)
+            self._perform(gateway, request, noted_in)
 
-    def _perform(self, gateway: Gateway, request: Request) -> None:
+    def _perform(self, gateway: Gateway, request: Request, noted_in: str = "") -> None:
         try:
             verb = _VERBS[request.command]
             answer = verb(gateway, request.arguments)
+        except MemoryError:
+            raise  # the client asks the next GAHP again; an answer that something failed would hold the job
         except Exception as error:
             self._refuse(request, error)
             return
@@ -208,7 +224,10 @@ class Server:
             self._leave(request, lambda: answer)
         else:
             future, to_result = answer
-            future.add_done_callback(lambda done: self._leave(request, lambda: _result_of(done, to_result)))
+            if noted_in:
+                run = _run(request.arguments[0])
+                after(future, lambda done: None if done.exception() else drop_removal(noted_in, run))
+            after(future, lambda done: self._leave(request, lambda: _result_of(done, to_result)))
 
     def _refuse(self, request: Request, error: Exception) -> None:
         result = results.failed(str(error)) if isinstance(error, (Refused, Transient)) else _fault(error)
@@ -234,6 +253,21 @@ class Server:
             # Nobody listens any more: the same as the end of input.
             self._unwritten.clear()
             self.stop()
+
+
+def _noted(job_id: str) -> str:
+    """Note the removal of a job beside the journal; in which directory, or "" when that cannot be done."""
+    directory = config.load().state_dir
+    try:
+        note_removal(directory, _run(job_id))
+    except OSError as error:
+        log.warning("the removal of %s cannot be noted in %s: %s", job_id, directory, error)
+        return ""
+    return directory
+
+
+def _run(job_id: str) -> str:
+    return job_id.rpartition("/")[2]
 
 
 def _putter(descriptor: int) -> Callable[[bytes], int]:
@@ -315,6 +349,8 @@ def _result_of(done: Future[Any], to_result: Callable[[Any], Result]) -> Result:
 def _or_fault(work: Callable[[], Result]) -> Result:
     try:
         return work()
+    except MemoryError:
+        raise
     except Exception as error:
         return _fault(error)
 
@@ -376,6 +412,8 @@ def _prepare(service: Service) -> None:
         service.get()
     except Refused:
         return
+    except MemoryError:
+        raise
     except Exception:
         log.exception("the program cannot begin its work")
     # What is loaded stays, and what comes with jobs is freed by its counts: looking for garbage in it was a tenth of the work.
@@ -428,7 +466,11 @@ def main() -> int:
         signal.signal(number, lambda *_: server.stop())
     server.greet()
     threading.Thread(target=_prepare, args=(service,), name="prepare", daemon=True).start()
-    server.run()
+    try:
+        with mortal():
+            server.run()
+    except Exception as error:
+        _die("the thread that talks died", error)
     with contextlib.suppress(OSError):
         os.set_blocking(1, True)  # others may write to the same pipe after this program
     service.stop()

@@ -1,4 +1,5 @@
-"""The directory that a journal lies in: whether it can lie there, whose it is, who works with it, and that it is damaged.
+"""The directory that a journal lies in: whether it can lie there, whose it is, who works with it, that it is damaged, and which
+removals are to be recorded in it when it can be opened again.
 
 Knows files and locks; nothing of the database in it or of runs.
 """
@@ -16,6 +17,7 @@ from gahp.model import Refused
 
 IDENTITY_FILE = "journal.id"
 DAMAGE_FILE = "journal.damaged"
+_REMOVAL = "remove-"
 # SQLite: "WAL does not work over a network filesystem" (sqlite.org/wal.html).
 _NETWORK = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "virtiofs", "vboxsf", "lustre", "gpfs", "beegfs", "ceph", "gfs2"),
@@ -29,6 +31,34 @@ def note_damage(directory: str) -> None:
     descriptor = os.open(os.path.join(directory, DAMAGE_FILE), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     os.fsync(descriptor)
     os.close(descriptor)
+
+
+def note_removal(directory: str, run: str) -> None:
+    """Note that HTCondor has removed a run, for whoever opens the journal next: a file of that name, on disk when this returns.
+
+    Made and taken away as a whole, and no matter how often: there is nothing to be torn by a death, or to be locked. Raises
+    OSError when it cannot be noted; also where no journal has ever been, or `run` is the name of none.
+    """
+    if not re.fullmatch(r"[a-z0-9-]{1,100}", run):
+        raise FileNotFoundError(f"no run is called {run!r}")
+    os.stat(os.path.join(directory, IDENTITY_FILE))
+    descriptor = os.open(os.path.join(directory, _REMOVAL + run), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    sync(directory)
+
+
+def noted_removals(directory: str) -> list[str]:
+    """The runs whose removal is noted."""
+    return [name.removeprefix(_REMOVAL) for name in os.listdir(directory) if name.startswith(_REMOVAL)]
+
+
+def drop_removal(directory: str, run: str) -> None:
+    """It is recorded: the note has done its work."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(directory, _REMOVAL + run))
 
 
 def use(directory: str, how: int) -> int:

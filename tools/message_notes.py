@@ -122,8 +122,13 @@ NOTES = {
     "The journal <path> is damaged": "It is set aside and made anew from S3 and Batch when the GAHP starts next.",
     "The journal in <directory> is damaged": "End that GAHP, or wait: gridmanagers end them when no jobs are left.",
     "The journal <path> cannot be written": "The disk is full or read-only. Jobs go on; new ones wait until it is mended.",
+    # Memory
+    "There is no memory for the manifest": "It is tried again; give the host more memory, or lower AWSBATCH_PACK_SIZE.",
     # Answers
     "A fault of this program": "The log has the details; please report them. The job is not lost.",
+    "AWS Batch has not taken the removal of": "Mend what the last sentence says; the next GAHP, or `condor_awsbatch orphans`, ends it.",
+    "AWS Batch has not taken this for <seconds> s, and it is not recorded": "Mend what the last sentence says, and ask again.",
+    "<reason> The removal is noted in": "Mend what it says; the next GAHP, or `condor_awsbatch orphans`, ends the job.",
     "AWS Batch has not taken this": "Nothing to do; AWSBATCH_LOG tells why it takes long.",
     "The job <job id> is in the hands of another GAHP of this user, which": "HTCondor asks again by itself.",
     "The job <job id> is over": "There is nothing to hold or resume.",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from gahp.batch.jobs import BatchJob, from_detail
-from gahp.lanes import backoff
+from gahp.lanes import backoff, mortal
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ class EventQueue:
             self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=back)
         return ours
 
+    @mortal()
     def _work(self, hear: Callable[[BatchJob], bool], flowing: Callable[[bool], None]) -> None:
         tries = 0
         while not self._stop.is_set():
@@ -94,6 +95,8 @@ class EventQueue:
                 if self.read(hear):
                     flowing(True)
                 tries = 0
+            except MemoryError:
+                raise  # what was heard last may be half-done: this thread dies, and with it the program
             except Exception as error:
                 # None may end this thread; the sweep goes on meanwhile.
                 tries += 1

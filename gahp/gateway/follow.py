@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from gahp.batch import Batch, BatchJob
 from gahp.gateway.sweep import Children, Describe, Page, Question, Sweep, Tell
-from gahp.lanes import backoff
+from gahp.lanes import backoff, mortal
 from gahp.limits import Later
 from gahp.model import Refused, Transient
 
@@ -140,6 +140,7 @@ class Follower:
             if self._stop.wait(pause):
                 raise Transient("this GAHP ends")
 
+    @mortal()
     def _work(self) -> None:
         tries, due, took = 0, 0.0, 0.0
         # From beginning to beginning, however long a round takes.
@@ -157,6 +158,8 @@ class Follower:
             except (Transient, Refused) as error:
                 tries += 1
                 log.warning("AWS Batch could not be asked how the jobs stand: %s", error)
+            except MemoryError:
+                raise  # what the sweep takes for told may not have been heard: this thread dies, and with it the program
             except Exception:
                 tries += 1
                 log.exception("following the jobs failed")

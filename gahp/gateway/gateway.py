@@ -22,9 +22,10 @@ from gahp.batch import Batch, CredentialsProblem, EventQueue, check_resources, c
 from gahp.config import Config
 from gahp.gateway.runs import Runs, report_of
 from gahp.journal import Conflict, Journal, JournalProblem, Run, RunState, Wanted
-from gahp.lanes import Lane, backoff
+from gahp.lanes import Lane, after, backoff
 from gahp.model import JobReport, JobRequest, Refused, Transient
 from gahp.sandbox import Sandbox, check
+from gahp.statedir import note_removal
 
 log = logging.getLogger(__name__)
 S = TypeVar("S")
@@ -157,7 +158,7 @@ class Gateway:
         with self._pinging:
             if self._ping is None or (self._ping.done() and time.monotonic() >= self._ping_until):
                 self._ping = self._in_lane(self._check, self._look_around)
-                self._ping.add_done_callback(self._pinged)
+                after(self._ping, self._pinged)
             return self._ping
 
     def _pinged(self, ping: Future[None]) -> None:
@@ -190,11 +191,13 @@ class Gateway:
         def task() -> None:
             try:
                 result = work()
+            except MemoryError:
+                raise  # the client asks the next GAHP again; an answer that something failed would hold the job
             except Exception as error:
                 fail(error)
             else:
                 if isinstance(result, Future):
-                    result.add_done_callback(lambda done: fail(error) if (error := done.exception()) else succeed(done.result()))
+                    after(result, lambda done: fail(error) if (error := done.exception()) else succeed(done.result()))
                 else:
                     succeed(result)
 
@@ -272,16 +275,32 @@ class Gateway:
     def _want(self, job_id: str, wanted: Wanted) -> Future[None]:
         done: Future[None] = Future()
         self._accept.put(lambda: self._try_want(job_id, wanted, done, time.monotonic() + _ASK_FOR_S))
-        late = f"AWS Batch has not taken this for {_ASK_FOR_S:g} s; it is recorded and done when that is possible: {job_id}."
-        self._asking.wait_for(done, lambda: _answer(done, Transient(late)))
+        self._asking.wait_for(done, lambda: _answer(done, self._late(job_id, wanted)))
         return done
+
+    def _late(self, job_id: str, wanted: Wanted) -> Transient:
+        """What to say of a wish that nobody has taken in time. The gridmanager forgets a removal that it is told this of: so that
+        is noted where the journal takes no write, for the next GAHP, should this one not live to see it written."""
+        problem = self._journal.problem
+        if not problem:
+            return Transient(
+                f"AWS Batch has not taken this for {_ASK_FOR_S:g} s; it is recorded and done when that is possible: {job_id}."
+            )
+        if wanted is Wanted.REMOVE:
+            with contextlib.suppress(OSError):
+                note_removal(self._config.state_dir, job_id.rpartition("/")[2])
+                return Transient(
+                    f"AWS Batch has not taken the removal of {job_id} for {_ASK_FOR_S:g} s; it is noted beside the journal and"
+                    f" done when that is possible. {problem}"
+                )
+        return Transient(f"AWS Batch has not taken this for {_ASK_FOR_S:g} s, and it is not recorded: {job_id}. {problem}")
 
     def _try_want(self, job_id: str, wanted: Wanted, done: Future[None], until: float) -> None:
         try:
             run = self._known(job_id)
             taken = self._runs.want(run.name, wanted)
             if taken is not None:
-                taken.add_done_callback(lambda future: _answer(done, future.exception()))
+                after(taken, lambda future: _answer(done, future.exception()))
                 return
             run = self._journal.find(run.name) or run
             if run.state.final:
@@ -303,6 +322,8 @@ class Gateway:
                 self._accept.put(lambda: self._try_want(job_id, wanted, done, until), _ASK_EVERY_S)
             else:
                 _answer(done, error)
+        except MemoryError:
+            raise
         except Exception as error:
             log.exception("a request failed")
             _answer(done, Refused(f"A fault of this program ({type(error).__name__}): see its log."))
@@ -355,10 +376,12 @@ def _then(first: Future[S], work: Callable[[S], T]) -> Future[T]:
         with contextlib.suppress(concurrent.futures.InvalidStateError):  # it may have been answered before
             try:
                 second.set_result(work(done.result()))
+            except MemoryError:
+                raise
             except Exception as error:
                 second.set_exception(error)
 
-    first.add_done_callback(follow)
+    after(first, follow)
     return second
 
 

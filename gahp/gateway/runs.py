@@ -18,6 +18,7 @@ from typing import Any
 
 from gahp import story
 from gahp.batch import BULK, Batch, BatchJob, Unsure, shape
+from gahp.gateway.attention import PERIOD_S, passed_over
 from gahp.gateway.follow import Followed, Follower
 from gahp.gateway.packer import Group, Packer, Part
 from gahp.gateway.parents import Parents
@@ -26,7 +27,7 @@ from gahp.gateway.sweep import split
 from gahp.gateway.telling import has_news, of_batch, of_record
 from gahp.gateway.verdict import decide, ended_by_somebody, held, removed
 from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
-from gahp.lanes import Lane, backoff
+from gahp.lanes import Lane, after, backoff
 from gahp.limits import Later
 from gahp.metrics import COUNTS
 from gahp.model import HoldCode, JobReport, JobRequest, JobState, Refused, Transient
@@ -137,6 +138,8 @@ class Runs:
         self._by_id: dict[str, Live] = {}  # of those that Batch was last asked about
         self._lately: collections.OrderedDict[str, Run] = collections.OrderedDict()
         self._forgot = float("-inf")
+        self._asked: set[str] = set()  # about whom in this period
+        self._before: set[str] = set()  # who was live when it began
         ending = Lane("terminate", 4)
         local = Lane("local", 1)
         self._lanes = {
@@ -170,6 +173,9 @@ class Runs:
             log.warning("the runs of other GAHPs could not all be taken over yet: %s", error)
         self._follower.start()
         self._adopting.put(self._adopt, _ADOPT_EVERY_S)
+        self._adopting.put(self._heed, PERIOD_S)
+        with self._lock:
+            self._before = set(self._live)
         self._cleaning.put(self._clean, _CLEAN_FIRST_S)
 
     def close(self) -> None:
@@ -197,9 +203,10 @@ class Runs:
             self._adopting.put(lambda: self._end_before(run), _ADOPT_EVERY_S)
 
     def stands(self, name: str) -> tuple[Run | None, JobReport | None]:
-        """A run and how it stands, from memory; None if it is neither live here nor has ended here lately."""
+        """A run and how it stands, from memory, as HTCondor asks; None if it is neither live here nor has ended here lately."""
         with self._lock:
             if live := self._live.get(name):
+                self._asked.add(name)
                 return live.run, live.report()
             over = self._lately.get(name)
             return over, over.report if over else None
@@ -232,7 +239,7 @@ class Runs:
                 raise Refused(f"The job {run.job_id} has started on AWS Batch and cannot be held there: remove it instead.")
             if wanted is Wanted.RUN:
                 resumed = self._resume(live)
-                resumed.add_done_callback(lambda written: self._resumed(live, written, done))
+                after(resumed, lambda written: self._resumed(live, written, done))
                 return done
             if wanted is Wanted.HOLD and (run.wanted is Wanted.REMOVE or run.state is RunState.COLLECTING):
                 raise Refused(f"The job {run.job_id} is ending and cannot be held.")
@@ -247,12 +254,13 @@ class Runs:
                 # A CancelJob that Batch has taken for a hold is no TerminateJob.
                 live.ending_asked = False
             recorded = self._journal.update(run, wanted=wanted, confirmed=True)
-        recorded.add_done_callback(lambda written: self._recorded(live, written))
+        after(recorded, lambda written: self._recorded(live, written))
         return done
 
     def revive(self, name: str) -> None:
-        """HTCondor speaks of this run: if it was found in S3 only, it goes on now."""
+        """HTCondor speaks of this run, live here or elsewhere: if it was found in S3 only, it goes on now."""
         with self._lock:
+            self._asked.add(name)
             live = self._live.get(name)
             if live is not None:
                 self._revive(live)
@@ -473,6 +481,8 @@ class Runs:
             log.warning("%s: refused, each of its jobs is submitted by itself: %s", group.name, error)
             for live, _ in self._ready(group):
                 self._leave_alone(live)
+        except MemoryError:
+            raise  # its members may be left in any state: the next GAHP knows them from the journal
         except Exception:
             log.exception("%s: submitting a pack failed", group.name)
             delay = backoff(group.tries + 4)
@@ -504,7 +514,10 @@ class Runs:
                 self._leave_alone(live)
             return None
         if group.stored != ready:
-            self._sandbox.put_pack(group.name, [part.body for _, part in ready])
+            try:
+                self._sandbox.put_pack(group.name, [part.body for _, part in ready])
+            except MemoryError as error:  # so far nothing has been done, and it is much at once
+                raise Transient(f"There is no memory for the manifest of {len(ready)} jobs.") from error
             group.stored = ready
         lives = [live for live, _ in ready]
         request = self._journal.request(lives[0].run.name)
@@ -825,6 +838,19 @@ class Runs:
                 with contextlib.suppress(Refused):
                     self.want(name, wanted)
 
+    def _heed(self) -> None:
+        """Write down, once a period and for many at once, whom HTCondor passes over. If it forgets none, nothing is written."""
+        with self._lock:
+            asked, self._asked = self._asked, set()
+            live = {name: live.run.directory for name, live in self._live.items() if live.run.wanted is not Wanted.REMOVE}
+        try:
+            self._journal.heed(asked, passed_over(asked, self._before, live), PERIOD_S)
+        except JournalProblem as error:
+            log.warning("whom HTCondor asks about could not be written down: %s", error)  # a period less
+        finally:
+            self._before = set(live)
+            self._adopting.put(self._heed, PERIOD_S)
+
     def _clean(self) -> None:
         """Delete what finished runs have in S3. Whether one is over says the journal; a live run's objects are never touched."""
         written: list[Future[None]] = []
@@ -941,7 +967,7 @@ class Runs:
     def _suspended(self, live: Live) -> None:
         # Who is told so resumes it next: by then another GAHP must find it held.
         written = self._journal.update(live.run, state=RunState.SUSPENDED)
-        written.add_done_callback(lambda done: self._answer(live, done.exception()))
+        after(written, lambda done: self._answer(live, done.exception()))
 
     def _suspend_sent(self, live: Live) -> None:
         """Hold a run that Batch may have had twice: the other one must not outlive this submission."""

@@ -2,6 +2,7 @@
 
     DIE_AT   the point, such as "SubmitJob after"; empty: it lives
     DIE_PASS at which passing of it, from 1
+    DIE_HOW  "memory": there it finds no memory instead; then the points of FRAIL count as well
     TRACE    a file that gets a line for each point passed
     WRITES   a file that gets a line for each kind of journal write that is met, such as "STAGED in runs._stage"
     DROP     one of these, that never gets to the disk although the program believes it did: a mutant, which must not go
@@ -23,10 +24,34 @@ from typing import Any
 import botocore.client
 
 from gahp import journal, server
+from gahp.gateway.follow import Follower
+from gahp.gateway.gateway import Gateway
+from gahp.gateway.runs import Runs
 from gahp.journal import Journal
-from gahp.sandbox import place
+from gahp.lanes import Lane
+from gahp.protocol import Session
+from gahp.sandbox import Sandbox, place
 from tests.chaos import writes
 
+# Where memory is asked for that is no write, call or answer: in lanes, other threads, and what follows a future.
+FRAIL: dict[str, tuple[Any, str]] = {
+    "reading": (Session, "receive"),
+    "accepting": (Gateway, "_accepted"),
+    "beginning": (Gateway, "_begin"),
+    "staging": (Sandbox, "prepare"),
+    "packing": (Sandbox, "put_pack"),
+    "recording": (journal, "_update"),
+    "submitted": (Runs, "_submitted"),
+    "going on": (Runs, "_go_on"),
+    "letting go": (Runs, "_let_go"),
+    "queuing": (Lane, "put"),
+    "sweeping": (Follower, "round"),
+    "hearing": (Runs, "_look_at"),
+    "collecting": (Sandbox, "collect"),
+    "finishing": (Runs, "_finish"),
+    "removing": (Runs, "_recorded"),
+}
+MEMORY = os.environ.get("DIE_HOW") == "memory"
 AT, PASS, TRACE = os.environ.get("DIE_AT", ""), int(os.environ.get("DIE_PASS", "1")), os.environ.get("TRACE", "")
 DROP, WRITES = os.environ.get("DROP", ""), os.environ.get("WRITES", "")
 _lock = threading.Lock()
@@ -41,6 +66,8 @@ def pass_by(point: str) -> None:
                 trace.write(point + "\n")
         if point == AT:
             _passed += 1
+            if _passed == PASS and MEMORY:
+                raise MemoryError(point)
             if _passed == PASS:
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -97,6 +124,9 @@ def main() -> int:
     place.Placement.commit = around(place.Placement.commit, lambda placement: ["placing"])
     place.os.replace = around(os.replace, lambda *paths: ["rename"])
     server.Server._finish = around(server.Server._finish, lambda server, request, result: [f"answer {request.command}"])
+    if MEMORY and (frail := AT.rpartition(" ")[0]) in FRAIL:
+        owner, name = FRAIL[frail]
+        setattr(owner, name, around(getattr(owner, name), lambda *_, **__: [frail]))
     sys.argv[1:] = []
     return server.main()
 

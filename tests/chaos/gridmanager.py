@@ -166,6 +166,7 @@ class Gridmanager:
         self.save_s = save_s
         self.submit_only = submit_only
         self.deaths = 0
+        self.ends: list[int] = []  # how each GAHP ended that found no memory
         self.repeated_submits = 0
         self.tend: Callable[[], None] = lambda: None  # called all the time
         self.environment = {
@@ -197,6 +198,10 @@ class Gridmanager:
         """One GAHP that dies at the `number`th passing of `point`, or is killed after `longest_s`, if that is not 0."""
         self._serve({"DIE_AT": point, "DIE_PASS": str(number)}, until, longest_s)
 
+    def serve_without_memory(self, until: float, point: str, number: int = 1) -> None:
+        """One GAHP that finds no memory at the `number`th passing of `point`, and goes on or ends."""
+        self._serve({"DIE_AT": point, "DIE_PASS": str(number), "DIE_HOW": "memory"}, until)
+
     @contextlib.contextmanager
     def one_more(self) -> Iterator[None]:
         """A GAHP of the same user that has nothing to do but what is left of the journal."""
@@ -215,19 +220,23 @@ class Gridmanager:
         except Refused:
             self.deaths += 1
             return
+        memory = how.get("DIE_HOW") == "memory"
         killer = threading.Timer(kill_after_s, gahp.process.kill)
         if kill_after_s:
             killer.start()
         try:
             # One that has to die at a point gets the time to come there; one that is killed some time may never come to its own.
-            self._talk(gahp, until, quiet_s=1.0 if kill_after_s else 20.0 if how else 0.0)
+            # One that finds no memory may live.
+            self._talk(gahp, until, quiet_s=1.0 if kill_after_s else 20.0 if how and not memory else 0.0)
         except Refused:
             self.deaths += 1
         finally:
             killer.cancel()
             killed = gahp.process.poll()
             gahp.close()
-        if killed not in (None, 0, -signal.SIGKILL):
+        if memory:
+            self.ends.append(gahp.process.returncode)
+        elif killed not in (None, 0, -signal.SIGKILL):
             raise AssertionError(f"the GAHP ended with {killed}")
 
     def _talk(self, gahp: Client, until: float, quiet_s: float) -> None:

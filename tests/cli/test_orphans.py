@@ -1,11 +1,14 @@
 """condor_awsbatch orphans, against a Batch and a journal that disagree."""
 
+import argparse
+
 import pytest
 
 from gahp.batch import BatchJob
+from gahp.cli import orphans as verb
 from gahp.cli.orphans import end, orphans
 from gahp.journal import Journal, Run, RunState, Wanted
-from gahp.model import JobReport, JobRequest, JobState
+from gahp.model import JobReport, JobRequest, JobState, Refused
 
 
 class FakeBatch:
@@ -23,9 +26,17 @@ class FakeBatch:
         self.terminated.append(job_id)
 
 
+NOW, HOUR = 1_000_000.0, 3600.0
+
+
+def told(journal, batch, unasked_s=HOUR):
+    """The reasons, and of each whether it is in doubt, by the job's id."""
+    return {job.id: (reason, doubtful) for job, reason, doubtful in orphans(journal, batch, ("q", "q"), unasked_s, NOW)}
+
+
 @pytest.fixture
 def journal(tmp_path):
-    journal = Journal(str(tmp_path), clock=lambda: 1_000_000.0)
+    journal = Journal(str(tmp_path), clock=lambda: NOW)
     yield journal
     journal.close()
 
@@ -49,11 +60,88 @@ def test_what_nobody_wants_is_listed_with_the_reason_and_what_is_wanted_or_someb
     batch.add("7", "again-1", "again")
     batch.add("8", "nobody", "nobody")
     batch.add("9", "others", "others", journal="another")
-    found = {job.id: reason for job, reason in orphans(journal, batch, ("q", "q"), 3600.0)}
+    found = told(journal, batch)
     assert set(found) == {"2", "3", "5", "6", "8"}
-    assert found["2"] == "its run is over (REMOVED)"
-    assert found["5"] == "a second copy: its run goes on as 4"
-    assert found["6"].startswith("HTCondor has never asked about it since")
+    assert found["2"] == ("its run is over (REMOVED)", False)
+    assert found["5"] == ("a second copy: its run goes on as 4", False)
+    assert found["6"][0].startswith("in doubt: HTCondor has never asked about it since") and found["6"][1]
+
+
+def test_what_htcondor_passes_over_while_it_asks_about_others_is_forgotten_after_that_time_and_not_before(journal):
+    batch = FakeBatch(journal)
+    for job_id, name in (("1", "asked"), ("2", "passed"), ("3", "lately"), ("4", "again")):
+        add(journal, name, state=RunState.SUBMITTED, native_id=job_id, confirmed=True)
+        batch.add(job_id, name, name)
+    for asked, passed_over in (((), ("passed", "again")), ((), ("passed", "again", "lately")), (("again", "asked"), ())):
+        journal.heed(set(asked), passed_over, HOUR / 2)
+        journal.check()  # it is written
+    assert told(journal, batch) == {"2": ("forgotten: HTCondor has asked about others for 1.0 h and not about it", False)}
+    end(journal, batch, batch.jobs[1][0])
+    assert batch.terminated == ["2"] and journal.wanted_changes() == [("passed", Wanted.REMOVE)]
+
+
+def test_after_days_in_which_the_machine_was_down_what_nobody_has_asked_about_yet_is_only_in_doubt(tmp_path):
+    """Its GAHP is dead, its last word is old, and everything is wanted."""
+    dead = Journal(str(tmp_path), clock=lambda: 1.0)
+    add(dead, "known", created=1.0, state=RunState.SUBMITTED, native_id="1", confirmed=True)
+    add(dead, "unknown", created=1.0, state=RunState.SUBMITTED, native_id="2")
+    dead.close()
+    journal = Journal(str(tmp_path), clock=lambda: NOW)
+    batch = FakeBatch(journal)
+    batch.add("1", "known", "known")
+    batch.add("2", "unknown", "unknown")
+    found = told(journal, batch)
+    assert [doubtful for _, doubtful in found.values()] == [True, True]
+    assert found["1"][0].endswith("and no GAHP lives that HTCondor could ask about it")
+    journal.adopt()  # as the GAHP does that HTCondor starts next
+    assert set(told(journal, batch)) == {"2"}
+    journal.close()
+
+
+@pytest.fixture
+def command(journal, monkeypatch):
+    """`condor_awsbatch orphans ...` with this journal and a Batch of "sure" (1) and "doubted" (2)."""
+    batch = FakeBatch(journal)
+    add(journal, "sure", state=RunState.REMOVED, report=JobReport(JobState.REMOVED))
+    add(journal, "doubted", state=RunState.SUBMITTED, native_id="2", created=1.0)
+    batch.add("1", "sure", "sure")
+    batch.add("2", "doubted", "doubted")
+    for name, value in (
+        ("Journal", lambda directory: journal),
+        ("Batch", lambda *_, **__: batch),
+        ("clients", lambda settings: (None, None)),
+        ("limiter", lambda settings: None),
+    ):
+        monkeypatch.setattr(verb, name, value)
+    monkeypatch.setattr(journal, "close", lambda: None)
+    for name, value in (("JOB_QUEUE", "q"), ("JOB_DEFINITION", "d"), ("S3_URL", "s3://bucket/p")):
+        monkeypatch.setenv(f"_CONDOR_AWSBATCH_{name}", value)
+    monkeypatch.setenv("CONDOR_CONFIG", "ONLY_ENV")
+
+    def command(*words):
+        parser = argparse.ArgumentParser()
+        verb.add_arguments(parser)
+        assert verb.run(parser.parse_args(words)) == 0
+        return batch.terminated
+
+    yield command
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    ("words", "ended"), [([], []), (["--end"], ["1"]), (["--end", "2"], ["2"]), (["--end", "1", "2"], ["1", "2"])]
+)
+def test_what_is_in_doubt_is_ended_by_name_only(command, capsys, words, ended):
+    assert command(*words) == ended
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "1 orphans, 1 in doubt" + (f", {len(ended)} ended" if words else "")
+
+
+@pytest.mark.parametrize(("words", "sentence"), [(["--end", "1", "3"], "Not among the orphans: 3"), (["1"], "add --end")])
+def test_a_name_that_is_not_listed_or_without_the_wish_to_end_it_ends_nothing(command, words, sentence):
+    with pytest.raises(Refused, match=sentence):
+        command(*words)
+    assert command() == []
 
 
 def test_what_comes_late_for_a_held_run_or_an_earlier_submission_is_listed_and_its_end_leaves_the_run_alone(journal):
@@ -65,7 +153,7 @@ def test_what_comes_late_for_a_held_run_or_an_earlier_submission_is_listed_and_i
     batch.add("3", "released-1", "released")
     for (_, environment), submission in zip(batch.jobs, ("0", "0", "1"), strict=True):
         environment["GAHP_SUBMISSION"] = submission
-    found = {job.id: reason for job, reason in orphans(journal, batch, ("q",), 3600.0)}
+    found = {job_id: reason for job_id, (reason, _) in told(journal, batch).items()}
     assert found == {"1": "its run is held", "2": "of an earlier submission: its run goes on as released-1"}
     for job, _ in batch.jobs[:2]:
         end(journal, batch, job)
@@ -93,7 +181,7 @@ def test_children_of_array_jobs_are_told_apart_by_their_index(journal):
     for _, environment in batch.jobs:
         del environment["GAHP_RUN_URL"]
         environment["GAHP_PACK_URL"] = "s3://b/runs/p"
-    found = {job.id: reason for job, reason in orphans(journal, batch, ("q",), 3600.0)}
+    found = {job_id: reason for job_id, (reason, _) in told(journal, batch).items()}
     assert found == {
         "x:1": "its run is over (REMOVED)",
         "x:2": "a second copy: its run goes on as y:0",

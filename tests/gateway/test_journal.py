@@ -1,5 +1,6 @@
 """The journal on real files: what is written is there for the next process, whatever became of the last one."""
 
+import contextlib
 import dataclasses
 import os
 import sqlite3
@@ -404,6 +405,72 @@ def test_a_journal_of_the_first_version_is_brought_up_to_date(tmp_path):
     finally:
         journal.close()
     Journal(str(tmp_path)).close()
+
+
+def test_a_journal_from_before_it_was_counted_whom_htcondor_passes_over_counts_from_now_on(tmp_path):
+    journal = Journal(str(tmp_path))
+    run = a_run()
+    journal.insert(run, REQUEST).result()
+    journal.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+        connection.executescript("DROP TABLE unasked; PRAGMA user_version = 3;")
+    journal = Journal(str(tmp_path))
+    try:
+        assert (journal.find(run.name), journal.unasked()) == (run, {})
+        journal.heed(set(), [run.name], 600.0)
+        journal.check()
+        assert journal.unasked() == {run.name: 600.0}
+    finally:
+        journal.close()
+
+
+def test_what_htcondor_passes_over_is_counted_on_by_the_next_gahp_and_one_question_to_any_gahp_ends_it(tmp_path):
+    one, other = Journal(str(tmp_path)), Journal(str(tmp_path))
+    try:
+        for journal in (one, other, one):
+            journal.heed({"x"}, ["a", "b"], 600.0)
+            journal.check()
+        assert one.unasked() == {"a": 1800.0, "b": 1800.0}
+        other.heed({"a"}, [], 600.0)
+        other.check()
+        one.heed({"x"}, ["a", "b"], 600.0)
+        one.check()
+        assert other.unasked() == {"a": 600.0, "b": 2400.0}
+    finally:
+        one.close()
+        other.close()
+
+
+def test_of_a_run_that_is_over_nothing_is_counted_for_ever(tmp_path):
+    journal = Journal(str(tmp_path))
+    try:
+        live, over = a_run(), a_run(name="over", directory="d", state=RunState.REMOVED)
+        for run in (live, over):
+            journal.insert(run, REQUEST).result()
+        journal.heed(set(), [live.name, over.name], 600.0)
+        journal.check()
+        assert journal.forget(1e12)
+        journal.check()
+        assert set(journal.unasked()) == {live.name}
+    finally:
+        journal.close()
+
+
+def test_a_hundred_thousand_runs_that_are_passed_over_are_one_write_and_none_when_all_are_asked_about(tmp_path):
+    journal = Journal(str(tmp_path))
+    try:
+        written = []
+        transact = journal._transact
+        journal._transact = lambda group: (written.append(len(group)), transact(group))
+        names = [f"{n}-0-abcdefghijklmnop" for n in range(100_000)]
+        journal.heed(set(names), [], 600.0)
+        journal.check()
+        journal.heed(set(), names, 600.0)
+        journal.check()
+        assert sum(written) == 3  # two of them are the checks'
+        assert len(journal.unasked()) == 100_000
+    finally:
+        journal.close()
 
 
 def test_a_journal_that_is_no_database_is_damaged_and_stays_so_until_it_is_made_anew(tmp_path):

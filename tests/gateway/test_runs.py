@@ -10,6 +10,7 @@ import pytest
 from gahp import journal as journal_module
 from gahp.batch import BatchJob, Throttled, Unsure
 from gahp.gateway import runs as module
+from gahp.gateway.attention import PERIOD_S
 from gahp.gateway.runs import Runs
 from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
 from gahp.model import HoldCode, JobRequest, JobState, Refused, Transient
@@ -951,3 +952,29 @@ def test_what_was_over_long_ago_is_forgotten_at_the_start_and_not_after_hours_on
     world = World(tmp_path, now=2e9)
     world.until(lambda: world.journal.find("a") is None)
     world.close()
+
+
+def test_whom_htcondor_does_not_ask_about_while_it_asks_about_others_is_counted_by_the_period(world):
+    asked, passed, removed = world.add("1-0-a"), world.add("1-0-b"), world.add("1-0-c")
+    for run in (asked, passed, removed):
+        run.directory = "home_bl_p_s_1.0_5"
+    world.runs.want(removed.name, Wanted.REMOVE)
+    late = []
+    for number in range(4):
+        world.runs.report(asked.name)  # as STATUS does
+        if number == 1:
+            late.append(world.add("1-0-d"))
+        world.now += 1e7  # a clock that jumps changes nothing
+        world.runs._heed()
+        world.journal.check()
+    # What came in the middle of the first period, and of the second, is counted from the next one on.
+    assert world.journal.unasked() == {passed.name: 3 * PERIOD_S}
+    late[0].directory = "home_bl_p_s_2.0_5"
+    world.runs.report(asked.name)
+    world.runs.revive(passed.name)  # as CANCEL and the like do, and what another GAHP has is asked about here
+    world.runs._heed()
+    world.journal.check()
+    assert world.journal.unasked() == {late[0].name: PERIOD_S}
+    world.runs._heed()  # nobody asks
+    world.journal.check()
+    assert world.journal.unasked() == {late[0].name: PERIOD_S}

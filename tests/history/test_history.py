@@ -311,7 +311,13 @@ def test_a_journal_of_an_older_program_is_read_as_it_is(tmp_path):
     journal = Journal(str(directory))
     add(journal, state=RunState.SUBMITTED, native_id="id", sent=T + 1)
     journal.close()
+    now = only(directory)
     with sqlite3.connect(directory / FILE_NAME) as connection:
+        connection.executescript("DROP TABLE unasked; PRAGMA user_version = 3;")
+    connection.close()
+    assert only(directory) == now
+    with sqlite3.connect(directory / FILE_NAME) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)  # as it was
         connection.executescript("DROP INDEX packed; DROP INDEX packed_before; PRAGMA user_version = 2;")
         for column in ("pack", "child", "earlier", "story"):
             connection.execute(f"ALTER TABLE runs DROP COLUMN {column}")

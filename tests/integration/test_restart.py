@@ -387,6 +387,45 @@ def test_a_full_disk_shows_in_blah_ping_and_a_submit_waits_for_it_and_is_done_on
     assert (tmp_path / "ran").read_text() == "ran\n"
 
 
+JUMPING_CLOCK = """
+import os, sys, time
+real = time.time
+time.time = lambda: real() + (float(open("clock").read()) if os.path.exists("clock") else 0.0)
+from gahp import server
+sys.argv[1:] = []
+server.main()
+"""
+
+
+@pytest.mark.parametrize("jump", [1e6, -1e6])
+def test_a_clock_that_jumps_by_days_loses_no_job_and_runs_none_twice(gahp, start, fault, script, jobs_of, tmp_path, jump):
+    """While a lost SubmitJob is looked up, then back while the job runs, and again with the next GAHP, whose clock is right."""
+    gahp.kill()
+    cmd = script('echo ran >> "$1/ran"; until [ -e "$1/go" ]; do sleep 0.1; done; echo done')
+    clock = tmp_path / "clock"
+    program = f"import os; os.chdir({str(tmp_path)!r})\n{JUMPING_CLOCK}"
+    with Client([sys.executable, "-c", program], gahp.environment) as jumping:
+        with fault("list_lag", seconds=0.5), fault("lost_reply", action="SubmitJob", count=1):
+            answer = jumping.perform("BLAH_JOB_SUBMIT", submit_ad(tmp_path, Cmd=cmd, Arguments=str(tmp_path), Out="o"))
+            clock.write_text(str(jump))
+            until = time.monotonic() + 60
+            while not (tmp_path / "ran").exists() and time.monotonic() < until:
+                time.sleep(0.05)
+        state = ""
+        while state != "2" and time.monotonic() < until:
+            state = jumping.perform("BLAH_JOB_STATUS", answer[2])[2]
+        clock.write_text(str(-jump))
+        for _ in range(5):
+            assert jumping.perform("BLAH_JOB_STATUS", answer[2])[2] == "2"
+            time.sleep(0.2)
+        jumping.process.kill()
+    second = start()
+    (tmp_path / "go").touch()
+    assert second.finish(answer[2])[0] == JobState.COMPLETED
+    assert len(jobs_of(answer[2])) == 1
+    assert ((tmp_path / "ran").read_text(), (tmp_path / "o").read_text()) == ("ran\n", "done\n")
+
+
 @pytest.mark.parametrize(
     ("version", "sentence"),
     [

@@ -2,8 +2,12 @@
 
 import threading
 import time
+from concurrent.futures import Future
 
-from gahp.lanes import Lane, backoff
+import pytest
+
+from gahp import lanes
+from gahp.lanes import Lane, after, backoff
 
 
 def test_tasks_run_when_due_and_a_delayed_one_takes_no_thread():
@@ -98,10 +102,10 @@ def test_memory_that_runs_out_in_a_task_ends_the_thread_and_with_it_the_program(
 
     def put_back():
         with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", no_thread)
+            patch.setattr(lanes._thread, "start_new_thread", no_thread)
             other.put(lambda: None)
 
-    def no_thread(thread):
+    def no_thread(*_):
         raise RuntimeError("can't start new thread")
 
     other = Lane("other", 1)
@@ -109,3 +113,24 @@ def test_memory_that_runs_out_in_a_task_ends_the_thread_and_with_it_the_program(
     assert ended.wait(10)
     assert died == [MemoryError]
     lane.close()
+
+
+def test_a_thread_that_finds_no_memory_to_begin_with_is_not_waited_for_for_ever(monkeypatch):
+    monkeypatch.setattr(lanes, "_BEGIN_S", 0.1)
+    monkeypatch.setattr(lanes._thread, "start_new_thread", lambda *_: None)
+    with pytest.raises(MemoryError, match="the thread t-0 does not begin"):
+        Lane("t", 1).put(lambda: None)
+
+
+def test_what_follows_a_future_and_finds_no_memory_ends_the_program_and_another_fault_does_not(monkeypatch):
+    died, future = [], Future()
+    monkeypatch.setattr(threading, "excepthook", lambda what: died.append(what.exc_type))
+    monkeypatch.setattr(lanes, "_reserve", [bytearray(1)])
+
+    def no_memory(done):
+        raise MemoryError(done.result())
+
+    for work in (lambda done: 1 / 0, no_memory):
+        after(future, work)
+    future.set_result("x")
+    assert (died, lanes._reserve) == ([MemoryError], [])

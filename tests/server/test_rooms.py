@@ -19,7 +19,7 @@ ALLOWED = {
     "metrics": {"model"},
     "meter": {"model", "config", "metrics", "limits", "history"},
     "statedir": {"model"},
-    "journal": {"model", "story", "metrics", "statedir"},
+    "journal": {"model", "lanes", "story", "metrics", "statedir"},
     "history": {"model", "story", "journal"},
     "report": {"model", "journal", "history"},
     "sandbox": {"model", "credentials"},
@@ -27,7 +27,7 @@ ALLOWED = {
     "gateway": {"model", "lanes", "metrics", "limits", "journal", "statedir", "story", "sandbox", "batch", "config"},
     "credentials": set(),
     "site": {"model", "credentials", "limits", "meter", "batch", "config", "gateway", "journal", "sandbox"},
-    "server": {"model", "lanes", "config", "protocol", "blah", "gateway", "site", "meter"},
+    "server": {"model", "lanes", "config", "statedir", "protocol", "blah", "gateway", "site", "meter"},
     "provision": {"model", "lanes", "config", "limits", "batch", "sandbox", "gateway", "site"},
     "local": {"model"},
 }
