@@ -961,7 +961,7 @@ def test_whom_htcondor_does_not_ask_about_while_it_asks_about_others_is_counted_
     world.runs.want(removed.name, Wanted.REMOVE)
     late = []
     for number in range(4):
-        world.runs.report(asked.name)  # as STATUS does
+        world.runs.stands(asked.name)  # as STATUS does
         if number == 1:
             late.append(world.add("1-0-d"))
         world.now += 1e7  # a clock that jumps changes nothing
@@ -970,7 +970,7 @@ def test_whom_htcondor_does_not_ask_about_while_it_asks_about_others_is_counted_
     # What came in the middle of the first period, and of the second, is counted from the next one on.
     assert world.journal.unasked() == {passed.name: 3 * PERIOD_S}
     late[0].directory = "home_bl_p_s_2.0_5"
-    world.runs.report(asked.name)
+    world.runs.stands(asked.name)
     world.runs.revive(passed.name)  # as CANCEL and the like do, and what another GAHP has is asked about here
     world.runs._heed()
     world.journal.check()
