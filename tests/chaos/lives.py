@@ -315,6 +315,7 @@ def two_gahps(world: World, life: str, points: list[str], drop: str, limit_s: fl
         first_id = first.perform("BLAH_JOB_SUBMIT", job.text)[2]
         wait_for(lambda: first.perform("BLAH_JOB_STATUS", first_id)[2] == "2", until)
         second = stack.enter_context(Client(DYING_GAHP, usual if first_dies else dying))
+        second.perform("BLAH_PING", "awsbatch")  # it has begun: what comes earlier is noted beside the journal
         asked = ("BLAH_JOB_CANCEL", first_id) if life == "asked to end" else ("BLAH_JOB_SUBMIT", job.text)
         before = table(world.journal)
         request, died, outcome = second.request(*asked), False, ()
