@@ -4,6 +4,7 @@ What has to be so in the end is in lives.py. That each of these writes is needed
 """
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,9 @@ def test_every_write_in_the_source_is_left_out_by_mutate():
     left_out = {write.partition(" in ")[2] for write in (*mutate.WRITES, *mutate.HARMLESS)}
     assert left_out | set(mutate.ELSEWHERE) == writes.sites()
     assert [case for case in mutate.WRITES.values() if case not in CASES] == []
+    for proof in mutate.ELSEWHERE.values():
+        path, _, test = proof.partition("::")
+        assert f"\ndef {test}(" in (Path(__file__).parents[2] / path).read_text()
 
 
 @pytest.mark.parametrize("write", ["SUBMITTING in runs._submit 1"])
