@@ -47,6 +47,8 @@ POINTS = {
         "GetObject",
     ],
     "throttled pack": ["write pack ACCEPTED"],
+    # HTCondor asks about one job, has forgotten another, and passes a third over for a while; then what is forgotten is ended.
+    "passed over": ["write passed over", "write heeded"],
     # Two GAHPs, of which one dies.
     "asked to end": ["write asked", "write heard"],
     "asked to make room": ["write asked"],
@@ -70,6 +72,9 @@ CHAINS = [
     ("pack", ["write pack SUBMITTING after", "write ACCEPTED 2 after"]),
     ("pack", ["write pack SUBMITTING after", "write ACCEPTED 3 after", "write pack SUBMITTING after", "SubmitJob after"]),
     ("refused hold", ["DescribeJobs 20 after"]),
+    # The removal that came while no GAHP could begin is recorded by the next.
+    ("noted", ["write started after", "write asked before"]),
+    ("noted", ["write started after", "write asked after"]),
     # What is cleaned up some seconds after the start of a GAHP.
     ("cleaned", ["write COMPLETED after", "DeleteObjects before"]),
     ("cleaned", ["write COMPLETED after", "DeleteObjects after"]),

@@ -5,6 +5,7 @@
     DIE_HOW  "memory": there it finds no memory instead; then the points of FRAIL count as well
     TRACE    a file that gets a line for each point passed
     WRITES   a file that gets a line for each kind of journal write that is met, such as "STAGED in runs._stage"
+    PERIOD   how long a period is, in which HTCondor asks about a run or passes it over, in seconds
     DROP     one of these, that never gets to the disk although the program believes it did: a mutant, which must not go
              unnoticed (see mutate.py)
 
@@ -24,6 +25,7 @@ from typing import Any
 import botocore.client
 
 from gahp import journal, server
+from gahp.gateway import runs
 from gahp.gateway.follow import Follower
 from gahp.gateway.gateway import Gateway
 from gahp.gateway.runs import Runs
@@ -114,6 +116,7 @@ def forgetful(transact: Callable[..., None]) -> Callable[..., None]:
 
 def main() -> int:
     journal._Write = writes.placed
+    runs.PERIOD_S = float(os.environ.get("PERIOD") or runs.PERIOD_S)
     if DROP:
         Journal._transact = forgetful(Journal._transact)
     if WRITES:

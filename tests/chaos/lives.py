@@ -10,6 +10,8 @@ import contextlib
 import dataclasses
 import json
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +20,14 @@ from typing import Any
 from gahp.cli.client import Client
 from gahp.local import LocalAws
 from gahp.model import Refused
+from gahp.statedir import note_removal
 from tests.chaos.cases import parse
 from tests.chaos.gridmanager import DYING_GAHP, PROGRAM, Gridmanager, Job, batch_jobs, doubles, unfinished
 
 NOT_THERE = "it is not in the journal"
 FINAL = ("COMPLETED", "REMOVED", "HELD")
 COLUMNS = ("state", "wanted", "started", "confirmed", "owner", "discarded", "asked")
+PERIOD_S = 1.0  # longer than STATUS requests are apart
 
 
 @dataclasses.dataclass
@@ -37,6 +41,8 @@ class World:
     deaths: int = 0
     let_go_at: float = 0.0
     done: set[str] = dataclasses.field(default_factory=set)
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    said: list[str] = dataclasses.field(default_factory=list)
 
     def once(self, what: str) -> bool:
         new = what not in self.done
@@ -70,6 +76,7 @@ class Life:
     job: dict[str, Any] = dataclasses.field(default_factory=dict)
     knobs: dict[str, Any] = dataclasses.field(default_factory=dict)
     jobs: int = 1
+    period_s: float = 0.0
     begin: Callable[[World], None] = nothing
     tend: Callable[[World], None] = nothing
     died: Callable[[World], None] = nothing
@@ -156,6 +163,42 @@ def damage(world: World) -> None:
             file.write((b"no database " * (size // 12 + 1))[:size])
 
 
+def note_the_removal(world: World) -> None:
+    """As a GAHP does that cannot begin. HTCondor is done with the job."""
+    (job,) = world.jobs
+    if world.once("note"):
+        note_removal(str(world.journal.parent), job.ids[0].rpartition("/")[2])
+        job.ended = "removed"
+
+
+def pass_over(world: World) -> None:
+    """About the first job HTCondor asks all the time, about the second never, about the third after three periods and from then
+    on. When the second has been passed over for three more, what is forgotten for three is ended."""
+    asked, forgotten, late = world.jobs
+    if world.once("run on"):
+        for job in world.jobs:
+            run_until(job, Path(f"{job.ran}.go"))
+        forgotten.fate = "remove"
+    counted = [table(world.journal).get(job.job_id.rpartition("/")[2], {}).get("passed_over", 0.0) for job in (forgotten, late)]
+    forgotten.poll_at = float("inf")
+    if "ask again" not in world.done:
+        late.poll_at = float("inf")
+        if counted[1] >= 3 * PERIOD_S and world.once("ask again"):
+            late.poll_at = 0.0
+    elif counted[0] >= 6 * PERIOD_S and forgotten.attempts and world.once("end"):
+        program, hours = str(Path(sys.executable).parent / "condor_awsbatch"), f"{3 * PERIOD_S / 3600}"
+        words = [program, "orphans", "--end", "--unasked", hours]
+        ran = subprocess.run(words, env=world.environment, capture_output=True, text=True, timeout=60, check=False)
+        world.said = [*ran.stdout.splitlines(), *ran.stderr.splitlines()]
+        forgotten.ended = "removed"
+        for job in (asked, late):
+            Path(f"{job.ran}.go").touch()
+
+
+def not_one_orphan(world: World) -> list[str]:
+    return [] if world.said[-1:] == ["1 orphans, 0 in doubt, 1 ended"] else [f"orphans said {world.said}"]
+
+
 def age(world: World) -> None:
     """What is cleaned up was over long ago."""
     with contextlib.closing(sqlite3.connect(world.journal)) as connection, connection:
@@ -198,6 +241,8 @@ LIVES = {
     "forgotten": Life(knobs={"keep_sandbox": 0, "keep_runs": 0.01}, died=age),
     "pack": Life(jobs=3, knobs=PACK),
     "throttled pack": Life(jobs=3, knobs=PACK, begin=throttled),
+    "noted": Life("remove", {"sleep_s": 30, "act_after_s": 1000}, died=note_the_removal),
+    "passed over": Life(jobs=3, period_s=PERIOD_S, tend=pass_over, end=not_one_orphan),
 }
 
 
@@ -220,7 +265,8 @@ def one_after_the_other(world: World, life: Life, points: list[str], drop: str, 
     life.begin(world)
     world.jobs = [Job(home, world.number + index, life.fate, **life.job) for index in range(life.jobs)]
     gridmanager = Gridmanager(aws, home, world.jobs, **life.knobs)
-    gridmanager.environment |= {"DROP": drop, "WRITES": str(home / "writes")}
+    world.environment = gridmanager.environment
+    gridmanager.environment |= {"DROP": drop, "WRITES": str(home / "writes"), "PERIOD": str(life.period_s or "")}
     if life.begin is events_queue:
         url = aws.client("sqs").get_queue_url(QueueName=queue_name(world))["QueueUrl"]
         gridmanager.environment["_CONDOR_AWSBATCH_EVENTS_QUEUE_URL"] = url
@@ -258,8 +304,8 @@ def two_gahps(world: World, life: str, points: list[str], drop: str, limit_s: fl
     """One GAHP has the job; another is asked to end it, or gets the next submit of the same JobDirectory. One of them dies."""
     (point,) = points
     job = Job(world.home, world.number)
-    go = Path(f"{job.ran}.go")  # so long it runs on
-    (job.directory / "job.sh").write_text(PROGRAM.replace('sleep "$2"', f'until [ -e "{go}" ]; do sleep 0.1; done'))
+    go = Path(f"{job.ran}.go")
+    run_until(job, go)
     gridmanager = Gridmanager(world.aws, world.home, [job])
     usual = {**gridmanager.environment, "DROP": drop, "WRITES": str(world.home / "writes")}
     dying = {**usual, "DIE_AT": parse(point)[0]}
@@ -269,6 +315,7 @@ def two_gahps(world: World, life: str, points: list[str], drop: str, limit_s: fl
         first_id = first.perform("BLAH_JOB_SUBMIT", job.text)[2]
         wait_for(lambda: first.perform("BLAH_JOB_STATUS", first_id)[2] == "2", until)
         second = stack.enter_context(Client(DYING_GAHP, usual if first_dies else dying))
+        second.perform("BLAH_PING", "awsbatch")  # it has begun: what comes earlier is noted beside the journal
         asked = ("BLAH_JOB_CANCEL", first_id) if life == "asked to end" else ("BLAH_JOB_SUBMIT", job.text)
         before = table(world.journal)
         request, died, outcome = second.request(*asked), False, ()
@@ -301,6 +348,11 @@ def two_gahps(world: World, life: str, points: list[str], drop: str, limit_s: fl
     return problems
 
 
+def run_until(job: Job, go: Path) -> None:
+    """Its program runs until that file is there."""
+    (job.directory / "job.sh").write_text(PROGRAM.replace('sleep "$2"', f'until [ -e "{go}" ]; do sleep 0.1; done'))
+
+
 def wait_for(condition: Callable[[], bool], until: float) -> None:
     while not condition():
         if time.monotonic() > until:
@@ -313,8 +365,9 @@ def table(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     with contextlib.closing(sqlite3.connect(path, timeout=10)) as connection, contextlib.suppress(sqlite3.DatabaseError):
-        rows = connection.execute(f"SELECT name, {', '.join(COLUMNS)} FROM runs")
-        return {name: dict(zip(COLUMNS, row, strict=True)) for name, *row in rows}
+        passed_over = "coalesce((SELECT seconds FROM unasked WHERE unasked.name = runs.name), 0.0)"
+        rows = connection.execute(f"SELECT name, {', '.join(COLUMNS)}, {passed_over} FROM runs")
+        return {name: dict(zip((*COLUMNS, "passed_over"), row, strict=True)) for name, *row in rows}
     return {}
 
 
@@ -330,6 +383,10 @@ def unwritten(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]
         there = len(after) < len(before)
     elif what == "adoption":
         there = any(after[name]["owner"] != row["owner"] for name, row in before.items())
+    elif what == "passed over":
+        there = any(row["passed_over"] for row in rows)
+    elif what == "heeded":  # of two that were passed over
+        there = sum(bool(row["passed_over"]) for row in rows) < 2
     elif what == "asked":  # and perhaps heard already
         there = any(row["asked"] or row["wanted"] == "REMOVE" for row in rows)
     elif what == "heard":  # and perhaps asked once more

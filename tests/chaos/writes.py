@@ -17,6 +17,7 @@ import gahp
 from gahp import journal
 
 PROGRAM, JOURNAL = Path(gahp.__file__).parent, Path(journal.__file__)
+OPENING = "__init__"
 
 
 @functools.cache
@@ -36,16 +37,19 @@ def writers() -> set[str]:
 
 def sites() -> set[str]:
     """Where any of them is called."""
-    return {name for path in PROGRAM.rglob("*.py") if path != JOURNAL for name in sites_of(path)}
+    return {name for path in PROGRAM.rglob("*.py") for name in sites_of(path)}
 
 
 @functools.cache
 def sites_of(path: Path) -> dict[str, range]:
-    """The lines of each such call in one file, by MODULE.FUNCTION and, if there are several there, a number."""
+    """The lines of each such call in one file, by MODULE.FUNCTION and, if there are several there, a number. In the journal's own
+    file: what it writes by itself when it opens."""
     names, found = writers(), {}
     for function in _functions(_parsed(path)):
+        if path == JOURNAL and function.name != OPENING:
+            continue
         calls = [node for node in ast.walk(function) if _is_method(node) and node.func.attr in names]
-        calls = [node for node in calls if ast.unparse(node.func.value).endswith("journal")]
+        calls = [node for node in calls if ast.unparse(node.func.value).endswith("self" if path == JOURNAL else "journal")]
         calls.sort(key=lambda node: node.lineno)
         for number, node in enumerate(calls, 1):
             name = f"{path.stem}.{function.name}" + (f" {number}" if len(calls) > 1 else "")
@@ -56,7 +60,7 @@ def sites_of(path: Path) -> dict[str, range]:
 
 def site(frame: FrameType | None) -> str:
     """The place, of those, that `frame` has been called from; "?" for any other."""
-    while frame is not None and frame.f_code.co_filename in (str(JOURNAL), __file__):
+    while frame is not None and frame.f_code.co_filename in (str(JOURNAL), __file__) and frame.f_code.co_name != OPENING:
         frame = frame.f_back
     if frame is None or not (path := Path(frame.f_code.co_filename)).is_relative_to(PROGRAM):
         return "?"
@@ -85,6 +89,8 @@ def what(write: Any) -> str:
     verb, values = write.sql.split()[0], write.values
     if verb == "PRAGMA":
         return "nothing"
+    if " unasked " in write.sql:
+        return "heeded" if verb == "DELETE" else "passed over"
     if verb == "DELETE":
         return "forgotten"
     if isinstance(values, list):

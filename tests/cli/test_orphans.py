@@ -1,6 +1,7 @@
 """condor_awsbatch orphans, against a Batch and a journal that disagree."""
 
 import argparse
+import time
 
 import pytest
 
@@ -9,6 +10,7 @@ from gahp.cli import orphans as verb
 from gahp.cli.orphans import end, orphans
 from gahp.journal import Journal, Run, RunState, Wanted
 from gahp.model import JobReport, JobRequest, JobState, Refused
+from gahp.statedir import note_removal, noted_removals
 
 
 class FakeBatch:
@@ -60,6 +62,8 @@ def test_what_nobody_wants_is_listed_with_the_reason_and_what_is_wanted_or_someb
     batch.add("7", "again-1", "again")
     batch.add("8", "nobody", "nobody")
     batch.add("9", "others", "others", journal="another")
+    journal.heed(set(), ["over"], 2 * HOUR)  # what has been counted of a run that is over changes nothing
+    journal.check()
     found = told(journal, batch)
     assert set(found) == {"2", "3", "5", "6", "8"}
     assert found["2"] == ("its run is over (REMOVED)", False)
@@ -142,6 +146,21 @@ def test_a_name_that_is_not_listed_or_without_the_wish_to_end_it_ends_nothing(co
     with pytest.raises(Refused, match=sentence):
         command(*words)
     assert command() == []
+
+
+def test_a_removal_that_is_noted_beside_the_journal_is_recorded_before_it_looks(journal, command, monkeypatch, tmp_path):
+    class Slow(Journal):
+        def _transact(self, group):
+            time.sleep(0.3)
+            super()._transact(group)
+
+    add(journal, "removed", state=RunState.SUBMITTED, native_id="3", confirmed=True)
+    verb.Batch().add("3", "removed", "removed")
+    monkeypatch.setattr(verb, "Journal", lambda directory: Slow(str(tmp_path)))
+    assert command("--end") == ["1"]
+    note_removal(str(tmp_path), "removed")
+    assert command("--end") == ["1", "1", "3"]
+    assert noted_removals(str(tmp_path)) == []
 
 
 def test_what_comes_late_for_a_held_run_or_an_earlier_submission_is_listed_and_its_end_leaves_the_run_alone(journal):
