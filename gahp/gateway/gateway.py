@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 
 from gahp.batch import Batch, CredentialsProblem, EventQueue, check_resources, choose_queue
 from gahp.config import Config
-from gahp.gateway.runs import Runs, report_of
+from gahp.gateway.live import report_of
+from gahp.gateway.runs import Runs
 from gahp.journal import Conflict, Journal, JournalProblem, Run, RunState, Wanted
 from gahp.lanes import Lane, after, backoff
 from gahp.model import JobReport, JobRequest, Refused, Transient

@@ -20,7 +20,9 @@ from gahp import story
 from gahp.batch import BULK, Batch, BatchJob, Unsure, shape
 from gahp.gateway.attention import PERIOD_S, passed_over
 from gahp.gateway.follow import Followed, Follower
-from gahp.gateway.packer import Group, Packer, Part
+from gahp.gateway.live import Live
+from gahp.gateway.packer import Packer, Part
+from gahp.gateway.packs import Packs
 from gahp.gateway.parents import Parents
 from gahp.gateway.steps import Step, next_step
 from gahp.gateway.sweep import split
@@ -30,7 +32,7 @@ from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
 from gahp.lanes import Lane, after, backoff
 from gahp.limits import Later
 from gahp.metrics import COUNTS
-from gahp.model import HoldCode, JobReport, JobRequest, JobState, Refused, Transient
+from gahp.model import HoldCode, JobReport, JobState, Refused, Transient
 from gahp.sandbox import Outcome, Sandbox
 
 log = logging.getLogger(__name__)
@@ -44,57 +46,7 @@ _FORGET_EVERY_S = 6 * 3600.0
 _CLEAN_FIRST_S = 2.0
 _CLEAN_EVERY_S = 30.0
 _CLEAN_AT_ONCE = 200
-# So many bytes of manifests may wait in memory to be packed; what comes then is staged when there is room again.
-_MOST_HELD = 128 * 1024 * 1024
 _NO_ROOM_S = 0.25
-
-
-class Live:
-    """A run that is not over, as this process works on it."""
-
-    __slots__ = (
-        *("again", "alone", "busy", "ending_asked", "job", "missing_since", "news", "part", "run", "tries", "trouble"),
-        *("unsure_since", "waiters"),
-    )
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.job: BatchJob | None = None
-        self.news: tuple[str, BatchJob | None] | None = None  # what Batch said while a step was under way
-        self.busy = False
-        self.again = False
-        self.ending_asked = False
-        self.missing_since = 0.0
-        self.unsure_since: float | None = None
-        self.tries = 0
-        self.part: Part | None = None  # it is staged but for its manifest, which is written together with others'
-        self.alone = False  # it is not packed
-        self.trouble = ""
-        self.waiters: tuple[tuple[Wanted, Future[None]], ...] = ()
-
-    def report(self) -> JobReport:
-        """How the run stands now, with what Batch last said of it."""
-        run, job = self.run, self.job
-        if job is None or not run.started or run.report is not None or run.state is RunState.SUSPENDED:
-            return report_of(run)
-        # Asked for all jobs all the time: made in one go.
-        return JobReport(
-            JobState.RUNNING,
-            native_id=run.native_id,
-            restarts=job.restarts,
-            cpus=job.cpus,
-            memory_mib=job.memory_mib,
-            worker=job.worker,
-        )
-
-
-def report_of(run: Run) -> JobReport:
-    """What the journal alone says of a run: it is idle until Batch runs it, whatever is being done for it meanwhile."""
-    if run.report is not None:
-        return run.report
-    if run.state is RunState.SUSPENDED:
-        return held("Held by BLAH_JOB_HOLD before it started.", HoldCode.BATCH_SYSTEM)
-    return JobReport(JobState.RUNNING if run.started else JobState.IDLE, native_id=run.native_id)
 
 
 class Runs:
@@ -125,14 +77,23 @@ class Runs:
         self._keep_runs_s = keep_runs_s
         self._keep_sandbox_s = keep_sandbox_s
         self._cleaning = Lane("clean", 1)
-        self._packing = Lane("pack", submit_threads)
         self._packer: Packer[Live] = Packer(
             size=pack_size, quiet_s=pack_quiet_s, wait_s=pack_wait_s, longest_s=pack_longest_s, clock=time.monotonic
         )
         self._parents = Parents(batch, min(1.0, lookup_settle_s / 4), clock=time.monotonic)
-        self._held = 0
         self._clock = clock
         self._lock = threading.RLock()
+        self._packs = Packs(
+            journal,
+            sandbox,
+            batch,
+            self._packer,
+            lock=self._lock,
+            threads=submit_threads,
+            go_on=self._go_on,
+            let_go=self._let_go,
+            clock=clock,
+        )
         self._live: dict[str, Live] = {}
         self._to_end: collections.deque[Live] = collections.deque()
         self._by_id: dict[str, Live] = {}  # of those that Batch was last asked about
@@ -181,8 +142,9 @@ class Runs:
     def close(self) -> None:
         """Begin nothing more. What is under way is left to end or to be taken up again from the journal by the next GAHP."""
         self._follower.close()
-        for lane in {*self._lanes.values(), self._cleaning, self._adopting, self._packing}:
+        for lane in {*self._lanes.values(), self._cleaning, self._adopting}:
             lane.close()
+        self._packs.close()
 
     def add(self, run: Run) -> None:
         """Follow a run that is in the journal."""
@@ -328,7 +290,7 @@ class Runs:
     def _go_on_staging(self, live: Live, delay: float) -> None:
         name = live.run.name
         if live.part is not None and not live.alone:
-            self._offer(live, live.part)
+            self._packs.offer(live, live.part)
             return
 
         def stage() -> None:
@@ -432,143 +394,18 @@ class Runs:
             if before := self.unfinished(run.predecessor):
                 self._end(before)
                 return 0.5
-            if self._held > _MOST_HELD:
-                self._packer.hurry()
+            if not self._packs.have_room():
                 return _NO_ROOM_S
             request = self._journal.request(run.name)
             record = self._journal.sealed(run, request)
             body = self._sandbox.prepare(run.name, request, record, submission=run.submission, sends=run.sends + 1)
-            self._hold_part(live, Part(body, shape(request, run.queue)))
+            self._packs.hold(live, Part(body, shape(request, run.queue)))
         if live.part is not None and (live.alone or not self._packer.packs):
             live.alone = True
             self._sandbox.put(run.name, live.part.body)
             self._journal.update(run, state=RunState.STAGED).result()
-            self._hold_part(live, None)
+            self._packs.hold(live, None)
         return None
-
-    def _hold_part(self, live: Live, part: Part | None) -> None:
-        with self._lock:
-            self._held += (len(part.body) if part else 0) - (len(live.part.body) if live.part else 0)
-            live.part = part
-
-    # Packs: runs of one shape that come together become one array job. Until SubmitJob is about to be called, a run is in a pack
-    # in memory only, ACCEPTED in the journal; whoever is removed or held meanwhile is left out, and the manifest is written anew.
-
-    def _offer(self, live: Live, part: Part) -> None:
-        with self._lock:
-            if part.offered:
-                return
-            part.offered = True
-        group, new = self._packer.offer(live, part, live.run.name)
-        if new:
-            self._watch(group)
-
-    def _watch(self, group: Group[Live]) -> None:
-        left = self._packer.left(group)
-        self._packing.put(lambda: self._watch(group) if left else self._send(group), left)
-
-    def _send(self, group: Group[Live]) -> None:
-        delay: float | None = None
-        try:
-            delay = self._try_to_send(group)
-        except Later as error:
-            delay = error.wait_s
-        except Transient as error:
-            delay = backoff(group.tries)
-            group.tries += 1
-            log.warning("%s: %d jobs are submitted again in %.1f s: %s", group.name, len(group.members), delay, error)
-        except Refused as error:
-            log.warning("%s: refused, each of its jobs is submitted by itself: %s", group.name, error)
-            for live, _ in self._ready(group):
-                self._leave_alone(live)
-        except MemoryError:
-            raise  # its members may be left in any state: the next GAHP knows them from the journal
-        except Exception:
-            log.exception("%s: submitting a pack failed", group.name)
-            delay = backoff(group.tries + 4)
-            group.tries += 1
-        if delay is not None:
-            self._packing.put(lambda: self._send(group), delay)
-
-    def _ready(self, group: Group[Live]) -> list[tuple[Live, Part]]:
-        """The members that still want to run, and in this pack."""
-        with self._lock:
-            return [
-                (live, part)
-                for live, part in group.members
-                if live.part is part and not live.alone and (live.run.state, live.run.wanted) == (RunState.ACCEPTED, Wanted.RUN)
-            ]
-
-    def _leave_alone(self, live: Live) -> None:
-        live.alone = True
-        self._go_on(live)
-
-    def _try_to_send(self, group: Group[Live]) -> float | None:
-        """Write the manifest, record the members as SUBMITTING, all or none, and submit; the delay of the next try, if any.
-
-        Raises Transient or Refused when nothing has been submitted.
-        """
-        ready = self._ready(group)
-        if len(ready) < 2:
-            for live, _ in ready:
-                self._leave_alone(live)
-            return None
-        if group.stored != ready:
-            try:
-                self._sandbox.put_pack(group.name, [part.body for _, part in ready])
-            except MemoryError as error:  # so far nothing has been done, and it is much at once
-                raise Transient(f"There is no memory for the manifest of {len(ready)} jobs.") from error
-            group.stored = ready
-        lives = [live for live, _ in ready]
-        request = self._journal.request(lives[0].run.name)
-        with self._lock:
-            if self._ready(group) != ready:
-                return 0.0
-            if any(live.busy for live in lives):  # for a moment, with a second look at whether there is anything to stage
-                return 0.05
-            for live in lives:
-                live.busy = True
-        try:
-            self._submit_pack(group.name, lives, request)
-        finally:
-            for live in lives:
-                state = live.run.state
-                if state is not RunState.ACCEPTED:
-                    self._hold_part(live, None)
-                self._let_go(live, 0.5 if state is RunState.SUBMITTING else 0.0)
-        return None
-
-    def _submit_pack(self, name: str, lives: list[Live], request: JobRequest) -> None:
-        now, queue = self._clock(), lives[0].run.queue
-        sending = {"state": RunState.SUBMITTING, "pack": name, "sent": now}
-        with self._lock:
-            written = self._journal.update_all(
-                (live.run, {**sending, "child": index, "sends": live.run.sends + 1}) for index, live in enumerate(lives)
-            )
-        written.result()
-        environment = {
-            "BATCH_FILE_TYPE": "script",
-            "BATCH_FILE_S3_URL": self._sandbox.manifest_url(name),
-            "GAHP_PACK_URL": self._sandbox.run_url(name),
-            "GAHP_REGION": self._sandbox.region,
-            "GAHP_JOURNAL": self._journal.identity,
-        }
-        try:
-            parent = self._batch.submit(request, name=name, queue=queue, environment=environment, size=len(lives))
-        except Unsure as error:
-            log.warning("%s: SubmitJob of %d jobs may have arrived, looking it up: %s", name, len(lives), error)
-            asked = time.monotonic()
-            for live in lives:
-                live.unsure_since = asked
-        except (Transient, Refused):
-            unsent = {"state": RunState.ACCEPTED, "pack": "", "child": 0, "sent": 0.0}
-            self._journal.update_all((live.run, {**unsent, "sends": live.run.sends - 1}) for live in lives)
-            raise
-        else:
-            log.info("%s: AWS Batch has its %d jobs as %s", name, len(lives), parent)
-            self._journal.update_all(
-                (live.run, {"state": RunState.SUBMITTED, "native_id": f"{parent}:{live.run.child}"}) for live in lives
-            )
 
     def _submit(self, live: Live) -> float | None:
         run = live.run
@@ -747,7 +584,7 @@ class Runs:
 
     def _suspend(self, live: Live) -> None:
         self._end_doubles(live.run)
-        self._hold_part(live, None)
+        self._packs.hold(live, None)
         self._journal.update(live.run, state=RunState.SUSPENDED).result()
         self._answer(live, None)
 
@@ -773,7 +610,7 @@ class Runs:
     def _finish(self, live: Live, state: RunState, report: JobReport, outcome: Outcome | None = None) -> None:
         """The end of a run: on disk before anybody is told, so that it is told the same for ever."""
         self._end_doubles(live.run)
-        self._hold_part(live, None)
+        self._packs.hold(live, None)
         news = {**(of_batch(live.job, self._clock()) if live.job else {}), **of_record(outcome)}
         self._journal.record(live.run, news=news, report=report, state=state).result()
         log.info("%s: %s%s", live.run.name, state.name, f": {report.hold_reason}" if report.hold_reason else "")

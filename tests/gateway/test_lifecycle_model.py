@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gahp import config
 from gahp.batch import BatchJob, Unsure
-from gahp.gateway import Gateway, gateway, runs
+from gahp.gateway import Gateway, gateway, packs, runs
 from gahp.journal import Journal, _to_row, _Write
 from gahp.model import JobRequest, JobState, Refused, Transient
 from gahp.sandbox import Outcome
@@ -265,6 +265,8 @@ class Lifecycle(RuleBasedStateMachine):
         self.patches = [
             mock.patch.object(runs, "time", clock),
             mock.patch.object(runs, "Lane", StepLane),
+            mock.patch.object(packs, "time", clock),
+            mock.patch.object(packs, "Lane", StepLane),
             mock.patch.object(gateway, "Lane", StepLane),
             mock.patch.object(gateway, "check", lambda request, shared: None),
             mock.patch.object(StepLane, "world", self),

@@ -5,8 +5,7 @@ import threading
 import pytest
 
 from gahp.batch import BatchJob, Throttled
-from gahp.gateway import rebuild
-from gahp.gateway import runs as module
+from gahp.gateway import packs, rebuild, runs
 from gahp.gateway.parents import Parents
 from gahp.journal import Journal, Run, RunState, Wanted
 from gahp.model import JobReport, JobRequest, JobState, Refused, Transient
@@ -17,7 +16,8 @@ from tests.gateway.test_runs import World
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "backoff", lambda tries: 0.01)
+    for module in (packs, runs):
+        monkeypatch.setattr(module, "backoff", lambda tries: 0.01)
     world = World(tmp_path, pack_size=10_000, pack_quiet_s=0.3, pack_wait_s=5.0)
     yield world
     world.close()
@@ -45,7 +45,7 @@ def test_runs_that_come_together_are_one_submit_and_one_write_each_way(world):
     assert [(run.pack, run.child, run.native_id, run.sends) for run in many] == [
         (pack, n, f"id-{pack}:{n}", 1) for n in range(50)
     ]
-    assert world.runs._held == 0
+    assert world.runs._packs._held == 0
     world.until(lambda: world.journal.find(many[49].name).native_id == f"id-{pack}:49")
 
 
@@ -213,16 +213,16 @@ def test_one_that_cannot_be_staged_takes_nobody_with_it(world, monkeypatch):
 
 
 def test_memory_for_what_waits_to_be_packed_is_bounded(world, monkeypatch):
-    monkeypatch.setattr(module, "_MOST_HELD", 12)
-    monkeypatch.setattr(module, "_NO_ROOM_S", 0.01)
+    monkeypatch.setattr(packs, "_MOST_HELD", 12)
+    monkeypatch.setattr(runs, "_NO_ROOM_S", 0.01)
     world.sandbox.fail_pack = [Transient("S3 is away")] * 1_000_000
     many = add_all(world, 10)
     world.until(lambda: len(world.sandbox.fail_pack) < 999_990)
     # Two threads stage: each may have looked when there was room yet.
-    assert world.runs._held <= 12 + 2 * len("0-0-a")
+    assert world.runs._packs._held <= 12 + 2 * len("0-0-a")
     world.sandbox.fail_pack = []
     submitted(world, many)
-    assert world.runs._held == 0
+    assert world.runs._packs._held == 0
 
 
 def test_a_pack_in_s3_goes_with_the_last_of_its_runs_and_no_earlier(world, monkeypatch):

@@ -61,6 +61,37 @@ def test_a_burst_that_finds_one_idle_thread_gets_all_the_threads_it_may_have():
     lane.close()
 
 
+def test_a_task_behind_one_that_waits_is_taken_by_another_thread_soon():
+    lane, blocked, done = Lane("t", 2), threading.Event(), threading.Event()
+    lane.put(lambda: blocked.wait(10))
+    lane.put(done.set)
+    assert done.wait(5)
+    again = threading.Event()
+    lane.put(again.set)
+    assert again.wait(5)
+    blocked.set()
+    lane.close()
+
+
+def test_tasks_that_wait_for_nothing_are_carried_out_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(lanes, "_PATIENCE_S", 60.0)
+    lane, now, most, left = Lane("t", 8), [], [0], threading.Semaphore(0)
+
+    def task():
+        now.append(1)
+        most[0] = max(most[0], len(now))
+        time.sleep(0.001)
+        now.pop()
+        left.release()
+
+    for _ in range(200):
+        lane.put(task)
+    for _ in range(200):
+        assert left.acquire(timeout=10)
+    assert most[0] == 1
+    lane.close()
+
+
 def test_a_closed_lane_drops_what_has_not_begun():
     lane, ran = Lane("t", 1), threading.Event()
     lane.put(ran.set, 0.2)
