@@ -204,7 +204,7 @@ KNOBS = (
         "5000",
         "milliseconds",
         _number(0, 60000),
-        "While such jobs keep coming it waits in all as long as they have come before, up to this; 0: never longer.",
+        "While ten and more a second keep coming it waits in all as long as they have come before, up to this; 0: never longer.",
     ),
     Knob(
         "AWSBATCH_LOOKUP_SETTLE",

@@ -21,6 +21,8 @@ Member = TypeVar("Member")
 _MOST_BYTES = 64 * 1024 * 1024
 # Jobs of a shape that come within so many seconds of the last one belong to the same burst.
 _SAME_BURST_S = 1.0
+# So many a second make a burst worth waiting in: fewer are little trouble one by one.
+_DENSE = 10.0
 # A group that waits longer in all bears longer pauses, too: this share of it.
 _QUIET_SHARE = 0.05
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
@@ -69,8 +71,8 @@ class Packer(Generic[Member]):
         self._clock = clock
         self._lock = threading.Lock()
         self._open: dict[Hashable, Group[Member]] = {}
-        # By shape, the latest at the end: when the first and the last job of it came.
-        self._bursts: collections.OrderedDict[Hashable, tuple[float, float]] = collections.OrderedDict()
+        # By shape, the latest at the end: when the first and the last job of it came, and how many did.
+        self._bursts: collections.OrderedDict[Hashable, tuple[float, float, int]] = collections.OrderedDict()
         self._queued: set[str] = set()
         self._being_staged: dict[str, float] = {}
 
@@ -99,11 +101,11 @@ class Packer(Generic[Member]):
         """Put a member, the run called `name`, into the group of its shape; the group, and whether it is a new one."""
         with self._lock:
             now = self._clock()
-            begun = self._burst(part.shape, now)
+            lasted = self._burst(part.shape, now)
             group = self._open.get(part.shape)
             new = group is None
             if group is None:
-                wait_s = min(max(now - begun, self._wait_s), self._longest_s)
+                wait_s = min(max(lasted, self._wait_s), self._longest_s)
                 group = self._open[part.shape] = Group(part.shape, now, now, pack_name(name), wait_s)
             group.members.append((member, part))
             group.bytes += len(part.body)
@@ -135,13 +137,13 @@ class Packer(Generic[Member]):
                 group.wait_s = self._wait_s
 
     def _burst(self, shape: Hashable, now: float) -> float:
-        """When the burst began that a job of this shape, which comes now, belongs to."""
+        """For how long jobs of this shape have been coming, one of which comes now; 0.0 if they are few."""
         while self._bursts and now - next(iter(self._bursts.values()))[1] > _SAME_BURST_S:
             self._bursts.popitem(last=False)
-        begun, _ = self._bursts.get(shape, (now, now))
-        self._bursts[shape] = begun, now
+        begun, _, came = self._bursts.get(shape, (now, now, 0))
+        self._bursts[shape] = begun, now, came + 1
         self._bursts.move_to_end(shape)
-        return begun
+        return now - begun if came >= _DENSE * (now - begun) else 0.0
 
     def _more_to_come(self, now: float) -> bool:
         return bool(self._queued) or any(now - begun < self._wait_s for begun in self._being_staged.values())

@@ -72,6 +72,11 @@ def test_groups_of_a_burst_wait_as_long_as_it_has_lasted_up_to_the_longest_wait(
     assert sizes[6:-1] == pytest.approx([500] * (len(sizes) - 7), abs=2)
 
 
+def test_jobs_that_come_now_and_then_wait_no_longer_however_long_they_come(clock):
+    packer = Packer(size=10_000, quiet_s=0.025, wait_s=0.25, longest_s=5.0, clock=clock)
+    assert come(packer, clock, 60.0, every_s=0.2) == [1] * 300
+
+
 def test_a_burst_that_has_ended_makes_nobody_wait_longer(clock):
     packer = Packer(size=10_000, quiet_s=0.025, wait_s=0.25, longest_s=5.0, clock=clock)
     come(packer, clock, 10.0)
