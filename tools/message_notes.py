@@ -206,6 +206,7 @@ NOTES = {
     "condor_awsbatch: <path> does not have the last word": "Take the knobs named before it out of the other files, or give --directory.",
     "condor_awsbatch: the embedded AWS did not end": "Nothing to do.",
     "condor_awsbatch: these differ": "Look at both with `--keep`; please report it.",
+    "condor_awsbatch: <place> would be removed": "Run it without --dry-run to have that done.",
     "condor_awsbatch: this would be": "Run it without --dry-run to have it.",
     "is not one line of plain text": "Give a value without line breaks and control characters.",
     "neither s5cmd nor aws is installed": "Add one of them to the image: image/README.md.",

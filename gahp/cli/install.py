@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gahp import limits
-from gahp.config import KNOBS
+from gahp.config import KNOBS, htcondor_lookup, missing_config
 from gahp.model import Refused
 
 SUMMARY = "put 50-awsbatch.conf into HTCondor's configuration and check it"
@@ -159,26 +159,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     path = Path(directory(options.directory), FILE_NAME)
     before = read(path)
-    values = {**values_of(before or ""), **_asked(options)}
+    last = values_of(before or "")
+    values = {**last, **_asked(options)}
     _check(values)
     program = _gahp(options.gahp, before or "")
-    common = _common_limits(values)
-    if not options.dry_run:
-        if before is not None and not as_installed(before):
-            keep_copy(path, options.force)
-        common = _provide(common)
-    if common:
-        values[LIMITS] = common
-    text = render(program, {knob.name: values[knob.name] for knob in KNOBS if knob.name in values})
+    place = limits_place()
+    common = _is_ours(place, values)
+    dropped = last.get(LIMITS) == place != values.get(LIMITS)
+    text = render(program, {**values, LIMITS: place} if common else values)
     if options.dry_run:
         print(text, end="")
+        if dropped:
+            print(f"condor_awsbatch: {place} would be removed.", file=sys.stderr)
         print(f"condor_awsbatch: this would be {path}; nothing was changed.", file=sys.stderr)
         return 0
-    if before == text:
-        print(f"{path} is up to date.")
-    else:
+    if before is not None and not as_installed(before):
+        keep_copy(path, options.force)
+    # Before anything else is made or removed, which nobody would look for where this fails.
+    if text != before:
         _write(path, text)
-        print(f"{path} was {'written' if before is None else 'replaced'}.")
+    if common and not _provide(place) and LIMITS not in values:
+        text = render(program, values)
+        _write(path, text)
+    print(f"{path} is up to date." if text == before else f"{path} was {'written' if before is None else 'replaced'}.")
+    if dropped:
+        withdraw(place)
     return _verify(path, text)
 
 
@@ -189,19 +194,16 @@ def limits_place() -> str:
     return os.path.join(local if os.path.isabs(local) else _USUAL_LOCAL_DIR, "lib", "awsbatch_gahp", "limits")
 
 
-def _common_limits(values: Mapping[str, str]) -> str:
-    """`limits_place` if it is for this installation to make: by root, and nobody has chosen anything else; else ""."""
+def _is_ours(place: str, values: Mapping[str, str]) -> bool:
+    """Whether `place` is for this installation to make: by root, and nobody has chosen anything else."""
     if os.geteuid() != 0:
-        return ""
-    place = limits_place()
+        return False
     chosen = values[LIMITS] if LIMITS in values else _config_val(LIMITS)
-    return place if chosen in (None, place) else ""
+    return chosen in (None, place)
 
 
-def _provide(place: str) -> str:
-    """`place`, made; "" where it cannot be, which keeps nobody from running jobs."""
-    if not place:
-        return ""
+def _provide(place: str) -> bool:
+    """Make `place`. False where it cannot be, which keeps nobody from running jobs."""
     try:
         limits.provide(place)
     except OSError as error:
@@ -210,15 +212,27 @@ def _provide(place: str) -> str:
             f" that and install again, or give --set {LIMITS}=DIR.",
             file=sys.stderr,
         )
-        return ""
+        return False
     print(f"All users of this host share in {place} what is learnt of AWS's limits.")
-    return place
+    return True
+
+
+def withdraw(place: str) -> None:
+    """Remove what `_provide` has made, and nothing else."""
+    try:
+        limits.withdraw(place)
+    except OSError as error:
+        print(f"condor_awsbatch: {place} stays: {error.strerror}. Look what is in it, and remove it by hand.", file=sys.stderr)
+    else:
+        print(f"{place} was removed.")
 
 
 def directory(asked: str | None) -> str:
     """The folder among HTCondor's configuration that the file belongs into."""
     if asked:
         return os.path.abspath(asked)
+    if missing := missing_config():
+        raise Refused(missing)
     folders = [folder for folder in re.split(r"[\s,]+", _config_val("LOCAL_CONFIG_DIR") or "") if folder]
     return folders[-1] if folders else _USUAL_DIRECTORY
 
@@ -310,8 +324,12 @@ def _write(path: Path, text: str) -> None:
         except OSError:
             os.unlink(beside)
             raise
+    except FileNotFoundError as error:
+        raise Refused(f"The folder {path.parent} does not exist: make it, or give another one with --directory.") from error
     except OSError as error:
-        raise Refused(f"{path} cannot be written: {error.strerror}. Be the administrator, or give --directory.") from error
+        raise Refused(
+            f"{path} cannot be written: {error.strerror}. Mend that, be the administrator, or give another with --directory."
+        ) from error
 
 
 def _verify(path: Path, text: str) -> int:
@@ -343,11 +361,11 @@ def _lines(text: str) -> list[str]:
 
 
 def _config_val(name: str) -> str | None:
-    """What HTCondor has for a macro; None when it has none or is not there."""
+    """What HTCondor has for a macro; None when it has none or is not there. Without its programs on PATH its Python says."""
     try:
         done = subprocess.run(["condor_config_val", name], capture_output=True, text=True, check=False)
     except OSError:
-        return None
+        return htcondor_lookup()(name)
     return done.stdout.strip() if done.returncode == 0 else None
 
 

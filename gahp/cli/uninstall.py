@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -21,12 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     path = Path(install.directory(options.directory), install.FILE_NAME)
     text = install.read(path)
+    # Another directory is the administrator's.
+    place = install.limits_place()
+    shared = install.values_of(text or "").get(install.LIMITS) == place
+    if not shared and os.geteuid() == 0 and os.path.lexists(os.path.join(place, limits.FILE)):
+        print(
+            f"condor_awsbatch: {place} stays, for {path} does not name it: remove it by hand if no other file does.",
+            file=sys.stderr,
+        )
     if text is None:
         print(f"{path} is not there; nothing was changed.")
         return 0
-    # Another directory is the administrator's.
-    place = install.limits_place()
-    shared = install.values_of(text).get(install.LIMITS) == place
     if options.dry_run:
         what = f"{path} and {place}" if shared else path
         print(f"{what} would be removed; nothing was changed.")
@@ -39,15 +45,6 @@ def run(options: argparse.Namespace) -> int:
         raise Refused(f"{path} cannot be removed: {error.strerror}.") from error
     print(f"{path} was removed. For running daemons: condor_reconfig. Journals and logs of users stay where they are.")
     if shared:
-        _withdraw(place)
+        install.withdraw(place)
     print("Jobs that are still in the queue wait from now on; what AWS Batch runs of them runs on until it is installed again.")
     return 0
-
-
-def _withdraw(place: str) -> None:
-    try:
-        limits.withdraw(place)
-    except OSError as error:
-        print(f"condor_awsbatch: {place} stays: {error.strerror}. Look what is in it, and remove it by hand.", file=sys.stderr)
-    else:
-        print(f"{place} was removed.")

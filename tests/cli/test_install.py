@@ -4,6 +4,7 @@ import argparse
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -72,13 +73,35 @@ def condor(tmp_path, monkeypatch):
     )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{commands}:/usr/bin:/bin")
+    monkeypatch.setenv("CONDOR_CONFIG", "ONLY_ENV")
     return folder
+
+
+@pytest.fixture
+def pool(tmp_path, monkeypatch):
+    """HTCondor's configuration, and a PATH without condor_config_val; the folder for 50-awsbatch.conf, beside first.d."""
+    configuration, path = tmp_path / "condor_config", tmp_path / "last.d"
+    path.mkdir()
+    (tmp_path / "first.d").mkdir()
+    configuration.write_text(f"LOCAL_DIR = {tmp_path}/local\nLOCAL_CONFIG_DIR = {tmp_path}/first.d, {path}\n")
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("CONDOR_CONFIG", str(configuration))
+    return path
+
+
+def command(*words):
+    """As `call`, in a process of its own: HTCondor's Python that was once without a configuration reads none any more."""
+    program = Path(sys.executable).with_name("condor_awsbatch")
+    done = subprocess.run([program, *words], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A configuration folder on a machine without HTCondor."""
     monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("CONDOR_CONFIG", "ONLY_ENV")
     path = tmp_path / "config.d"
     path.mkdir()
     return path
@@ -221,8 +244,39 @@ def test_what_cannot_be_right_is_refused_with_what_to_do_and_writes_nothing(fold
 
 
 def test_a_folder_that_is_not_there_is_refused_in_a_sentence(tmp_path, program, folder):
-    with pytest.raises(Refused, match=r"cannot be written: No such file or directory"):
+    with pytest.raises(Refused, match=f"^The folder {tmp_path}/missing does not exist: make it, or give another"):
         call(install, *SITE, "--gahp", program, "--directory", tmp_path / "missing")
+
+
+def test_a_file_that_cannot_be_written_is_refused_with_the_reason(folder, program, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(install.os, "replace", full)
+    with pytest.raises(Refused, match=f"{install.FILE_NAME} cannot be written: No space left on device. Mend that"):
+        call(install, *SITE, "--gahp", program, "--directory", folder)
+    assert os.listdir(folder) == []
+
+
+def test_without_condor_config_val_htcondors_python_knows_the_folder(pool, program):
+    assert f"{pool / install.FILE_NAME} was written." in command("install", *SITE, "--gahp", program)
+    assert os.listdir(pool) == [install.FILE_NAME]
+    assert f"{pool / install.FILE_NAME} was removed." in command("uninstall")
+    assert os.listdir(pool) == []
+
+
+def test_without_condor_config_val_htcondors_python_knows_what_other_files_set(pool, program, tmp_path):
+    (tmp_path / "first.d" / "10-site.conf").write_text("AWSBATCH_JOB_QUEUE = theirs\n")
+    command("install", *SITE[2:], "--gahp", program)
+    assert "AWSBATCH_JOB_QUEUE" not in install.values_of((pool / install.FILE_NAME).read_text())
+
+
+def test_a_configuration_that_is_not_there_is_told_and_no_folder_guessed(pool, program, monkeypatch):
+    monkeypatch.setenv("CONDOR_CONFIG", "/no/such/condor_config")
+    for verb, words in ((install, [*SITE, "--gahp", program]), (uninstall, [])):
+        with pytest.raises(Refused, match=r"/no/such/condor_config, which CONDOR_CONFIG names, does not exist"):
+            call(verb, *words)
+    assert call(install, *SITE, "--gahp", program, "--directory", pool) == 0
 
 
 def test_install_finds_htcondors_folder_and_has_condor_config_val_confirm_every_setting(condor, program, capsys):
@@ -287,6 +341,49 @@ def test_the_directory_lies_where_htcondor_keeps_what_is_this_hosts(root, condor
     assert (local / "lib/awsbatch_gahp/limits" / limits.FILE).exists() and not root.exists()
 
 
+def test_without_condor_config_val_the_directory_lies_there_as_well(root, pool, program):
+    local = root.parents[2] / "pool"
+    configuration = Path(os.environ["CONDOR_CONFIG"])
+    configuration.write_text(f"{configuration.read_text()}LOCAL_DIR = {local}\n")
+    command("install", *SITE, "--gahp", program)
+    assert knob(pool) == f"{local}/lib/awsbatch_gahp/limits"
+    assert (local / "lib/awsbatch_gahp/limits" / limits.FILE).exists()
+    command("uninstall")
+    assert os.listdir(local / "lib") == []
+
+
+def test_nothing_is_left_of_an_installation_that_failed(root, folder, program, capsys):
+    with pytest.raises(Refused, match="does not exist"):
+        call(install, *SITE, "--gahp", program, "--directory", folder / "missing")
+    assert capsys.readouterr().out == ""
+    assert os.listdir(root.parents[2]) == [] and os.listdir(folder) == []
+
+
+def test_install_again_takes_away_the_directory_that_it_made_and_is_to_do_without(root, folder, program, capsys):
+    place = ["--gahp", program, "--directory", folder]
+    call(install, *SITE, *place)
+    (root.parent / "journals").mkdir()
+    call(install, *place, "--set", f"{install.LIMITS}=", "--dry-run")
+    assert f"{root} would be removed" in capsys.readouterr().err
+    assert root.exists()
+    assert call(install, *place, "--set", f"{install.LIMITS}=") == 0
+    assert f"{root} was removed.\n" in capsys.readouterr().out
+    assert os.listdir(root.parent) == ["journals"] and knob(folder) == ""
+
+
+def test_install_again_that_fails_takes_nothing_away(root, folder, program, monkeypatch):
+    place = ["--gahp", program, "--directory", folder]
+    call(install, *SITE, *place)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(install.os, "replace", full)
+    with pytest.raises(Refused, match="No space left"):
+        call(install, *place, "--set", f"{install.LIMITS}=")
+    assert knob(folder) == str(root) and (root / limits.FILE).exists()
+
+
 def test_a_dry_run_of_root_shows_the_directory_and_makes_none(root, folder, program, capsys):
     assert call(install, *SITE, "--gahp", program, "--directory", folder, "--dry-run") == 0
     assert f"{install.LIMITS} = {root}\n" in capsys.readouterr().out
@@ -294,14 +391,16 @@ def test_a_dry_run_of_root_shows_the_directory_and_makes_none(root, folder, prog
 
 
 @pytest.mark.parametrize("choice", ["", "/var/tmp/ours", "~/limits"])
-def test_what_the_administrator_has_chosen_stays_and_nothing_is_made_or_removed(root, folder, program, choice):
+def test_what_the_administrator_has_chosen_stays_and_nothing_is_made_or_removed(root, folder, program, capsys, choice):
     for words in (["--set", f"{install.LIMITS}={choice}"], []):
         assert call(install, *SITE, "--gahp", program, "--directory", folder, *words) == 0
         assert knob(folder) == choice
     assert not root.exists()
     limits.provide(str(root))
-    assert call(uninstall, "--directory", folder) == 0
-    assert root.exists()
+    for _ in range(2):
+        assert call(uninstall, "--directory", folder) == 0
+        assert f"{root} stays, for {folder / install.FILE_NAME} does not name it: remove it by hand" in capsys.readouterr().err
+    assert (root / limits.FILE).exists()
 
 
 def test_what_another_file_of_htcondor_says_stays(root, condor, program):
