@@ -364,15 +364,15 @@ def test_what_one_user_learns_another_knows(common, how):
 def test_two_users_together_keep_to_one_rate(common, how):
     place = made(common, how)
     context = multiprocessing.get_context("spawn")
-    done, ready = context.Queue(), context.Barrier(2)
-    both = [context.Process(target=_use_up_as, args=(user, place, ready, done)) for user in (ONE, OTHER)]
-    for process in both:
+    done, ready = context.Queue(), context.Barrier(4)
+    several = [context.Process(target=_use_up_as, args=(user, place, ready, done)) for user in (ONE, OTHER) * 2]
+    for process in several:
         process.start()
-    total = sum(done.get(timeout=60) for _ in both)
-    for process in both:
+    total = sum(done.get(timeout=60) for _ in several)
+    for process in several:
         process.join(60)
-    # Each by itself would make 420.
-    assert 0 < total < 1.5 * 420
+    # Each by itself would make 420; a machine that stands still for a while lets one go alone for some seconds.
+    assert 0 < total < 2.5 * 420
 
 
 @by_root
