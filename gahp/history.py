@@ -6,6 +6,8 @@ may only be read. Knows the journal's columns and the text of a story; nothing o
     read(directory)                every run of a user, oldest first; or of a cluster, or those that are not over, or lately
     find(directory, words)         the runs that `words` may mean: 12.0, 12, a run's name, a job id, an id of AWS Batch
     request(directory, name)       all that one run asked for
+    exists(directory)              whether there is a journal at all
+    condor_id(name)                HTCondor's id in the name of a run
     neighbours(directory)          the journals of all users that may be read here
 
 All of them raise Refused with one sentence when a journal is there but cannot be read; where there is none, there are no runs.
@@ -227,6 +229,17 @@ def request(directory: str, name: str) -> JobRequest:
     return decode_request(rows[0][0])
 
 
+def exists(directory: str) -> bool:
+    """Whether a journal lies there, sound or not."""
+    return _marks(os.path.join(directory, FILE_NAME)) is not None
+
+
+def condor_id(name: str) -> str:
+    """HTCondor's id of the run of that name, as 12.3; "" if it has none."""
+    found = _CONDOR.match(name)
+    return f"{found[1]}.{found[2]}" if found else ""
+
+
 def neighbours(directory: str) -> list[tuple[str, str]]:
     """User and directory of every journal of this host that may be read, this one among them.
 
@@ -400,11 +413,10 @@ def _history(row: tuple[Any, ...], user: str) -> History:
     step, trouble, since = "", "", 0.0
     if told.get("trouble") and told["trouble"][1] in _STEPS.get(state, ()):
         since, step, trouble = told["trouble"]
-    condor = _CONDOR.match(name)
     return History(
         name=name,
         job_id=f"awsbatch/{day(created)}/{name}",
-        condor_id=f"{condor[1]}.{condor[2]}" if condor else "",
+        condor_id=condor_id(name),
         state=state,
         wanted=wanted,
         native_id=native_id,

@@ -8,39 +8,63 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import re
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
-from gahp import config
+from gahp import config, history
 from gahp.batch import Batch, BatchJob
+from gahp.cli.explain import printable
 from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
 from gahp.model import Refused
 from gahp.site import clients, limiter
 
 SUMMARY = "list, and end, what AWS Batch still runs although nobody wants it"
 EXAMPLE = "condor_awsbatch orphans --end"
+LEAST_H = 1.0  # so that it takes several periods of what a GAHP counts
 
 
 class Orphan(NamedTuple):
-    """A job, why nobody wants it, and whether that is only so as far as can be seen."""
+    """A job, the name of its run ("" if that is not known), why nobody wants it, and whether that is only so as far as can be
+    seen."""
 
     job: BatchJob
+    run: str
     reason: str
     doubtful: bool = False
 
+    def __str__(self) -> str:
+        run = self.run or "-"
+        columns = (self.job.id, history.condor_id(self.run) or run, run, self.job.status, self.reason)
+        return printable("  ".join(columns))
+
+    @property
+    def names(self) -> set[str]:
+        """What a person may call it."""
+        return {self.job.id, self.run, history.condor_id(self.run)} - {""}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ids", nargs="*", metavar="ID", help="end these only, by the first column; also what is in doubt")
+    parser.add_argument(
+        "ids", nargs="*", metavar="ID", help="end these only, by one of the first three columns; also what is in doubt"
+    )
     parser.add_argument("--end", action="store_true", help="end them in AWS Batch, but for what is in doubt")
     parser.add_argument(
         "--unasked",
-        type=float,
+        type=_hours,
         default=24.0,
         metavar="HOURS",
-        help="count a run as forgotten when HTCondor has asked about others for so long and not about it (default: 24)",
+        help="count a run as forgotten when HTCondor has asked about others for so long, not about it (default: 24; at least 1)",
     )
+
+
+def _hours(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if math.isfinite(hours := float(text)) and hours >= LEAST_H:
+            return hours
+    raise argparse.ArgumentTypeError(f"{text!r} is too short or no number of hours: use {LEAST_H:g} or more")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -48,27 +72,45 @@ def run(options: argparse.Namespace) -> int:
         raise Refused("To end the jobs that you name add --end; without it all are listed: name none.")
     settings = config.load()
     settings.require()
+    if not history.exists(settings.state_dir):
+        raise Refused(
+            f"There is no journal in {settings.state_dir}: run this as the user whose jobs they are, or set AWSBATCH_STATE_DIR."
+        )
     client, _ = clients(settings)
     batch = Batch(client, definition=settings.job_definition, limiter=limiter(settings), persistent=True)
     journal = Journal(settings.state_dir)
     try:
         with contextlib.suppress(JournalProblem):
             journal.check()  # the removals that were noted beside it are written before this
-        found = list(orphans(journal, batch, (settings.job_queue, *settings.allowed_queues), options.unasked * 3600))
-        strangers = set(options.ids) - {orphan.job.id for orphan in found}
-        if strangers:
-            raise Refused(f"Not among the orphans: {', '.join(sorted(strangers))}. Without --end they are listed.")
+        queues = (settings.job_queue, *settings.allowed_queues)  # one may be there by name and by ARN
+        found = list({each.job.id: each for each in orphans(journal, batch, queues, options.unasked * 3600)}.values())
+        chosen = named(options.ids, found, options.unasked)
         ended = 0
         for orphan in found:
-            print(f"{orphan.job.id}  {orphan.job.name}  {orphan.job.status}  {orphan.reason}")
-            if options.end and (orphan.job.id in options.ids if options.ids else not orphan.doubtful):
+            print(orphan)
+            if options.end and (orphan.job.id in chosen if options.ids else not orphan.doubtful):
                 end(journal, batch, orphan.job)
                 ended += 1
     finally:
         journal.close()
     doubtful = sum(orphan.doubtful for orphan in found)
-    print(f"{len(found) - doubtful} orphans, {doubtful} in doubt{f', {ended} ended' if options.end else ''}")
+    sure = len(found) - doubtful
+    print(f"{sure} orphan{'' if sure == 1 else 's'}, {doubtful} in doubt{f', {ended} ended' if options.end else ''}")
     return 0
+
+
+def named(words: Sequence[str], found: Sequence[Orphan], hours: float) -> set[str]:
+    """The ids in AWS Batch of those that `words` mean. Raises Refused for a word that means none, or more than one."""
+    meant = {word: {orphan.job.id for orphan in found if word in orphan.names} for word in words}
+    if strangers := sorted(word for word, ids in meant.items() if not ids):
+        raise Refused(
+            f"Not among what is listed without --end: {', '.join(strangers)}. Nothing was ended; what HTCondor may have"
+            f" forgotten is listed after {hours:g} h (--unasked)."
+        )
+    for word, ids in meant.items():
+        if len(ids) > 1:
+            raise Refused(f"{word} means {len(ids)} jobs, nothing was ended: name the one by its id, {' or '.join(sorted(ids))}.")
+    return set().union(*meant.values())
 
 
 def orphans(
@@ -82,13 +124,14 @@ def orphans(
             if environment.get("GAHP_JOURNAL") != journal.identity:
                 continue
             known = _run_of(journal, job, environment)
+            name = known.name if known is not None else _run_name(environment)
             if reason := _unwanted(known, unwanted, job, environment):
-                yield Orphan(job, reason)
-            elif known is not None and unasked.get(known.name, -1.0) >= unasked_s:
-                hours = f"{unasked[known.name] / 3600:.1f} h"
-                yield Orphan(job, f"forgotten: HTCondor has asked about others for {hours} and not about it")
+                yield Orphan(job, name, reason)
+            elif known is not None and name in unasked and unasked[name] >= unasked_s:
+                hours = f"{unasked[name] / 3600:.1f} h"
+                yield Orphan(job, name, f"forgotten: HTCondor has asked about others for {hours} and not about it")
             elif known is not None and known.created < before and (doubt := _doubt(journal, known)):
-                yield Orphan(job, f"in doubt: {doubt}", doubtful=True)
+                yield Orphan(job, name, f"in doubt: {doubt}", doubtful=True)
 
 
 def _unwanted(known: Run | None, unwanted: Set[str], job: BatchJob, environment: Mapping[str, str]) -> str:
@@ -129,9 +172,14 @@ def _run_of(journal: Journal, job: BatchJob, environment: Mapping[str, str]) -> 
     """The run of a Batch job; of a child of an array job by its index, since its environment is the parent's."""
     pack = environment.get("GAHP_PACK_URL", "").rpartition("/")[2]
     if not pack:
-        return journal.find(environment.get("GAHP_RUN_URL", "").rpartition("/")[2])
+        return journal.find(_run_name(environment))
     index = job.id.rpartition(":")[2]
     return journal.member(pack, int(index)) if index.isdigit() else None
+
+
+def _run_name(environment: Mapping[str, str]) -> str:
+    """The empty text for a child of an array job."""
+    return environment.get("GAHP_RUN_URL", "").rpartition("/")[2]
 
 
 def end(journal: Journal, batch: Batch, job: BatchJob) -> None:

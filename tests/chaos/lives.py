@@ -11,7 +11,6 @@ import dataclasses
 import json
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from gahp.model import Refused
 from gahp.statedir import note_removal
 from tests.chaos.cases import parse
 from tests.chaos.gridmanager import DYING_GAHP, PROGRAM, Gridmanager, Job, batch_jobs, doubles, unfinished
+from tests.hasty import ORPHANS
 
 NOT_THERE = "it is not in the journal"
 FINAL = ("COMPLETED", "REMOVED", "HELD")
@@ -186,8 +186,7 @@ def pass_over(world: World) -> None:
         if counted[1] >= 3 * PERIOD_S and world.once("ask again"):
             late.poll_at = 0.0
     elif counted[0] >= 6 * PERIOD_S and forgotten.attempts and world.once("end"):
-        program, hours = str(Path(sys.executable).parent / "condor_awsbatch"), f"{3 * PERIOD_S / 3600}"
-        words = [program, "orphans", "--end", "--unasked", hours]
+        words = [*ORPHANS, "--end", "--unasked", f"{3 * PERIOD_S / 3600}"]
         ran = subprocess.run(words, env=world.environment, capture_output=True, text=True, timeout=60, check=False)
         world.said = [*ran.stdout.splitlines(), *ran.stderr.splitlines()]
         forgotten.ended = "removed"
@@ -196,7 +195,7 @@ def pass_over(world: World) -> None:
 
 
 def not_one_orphan(world: World) -> list[str]:
-    return [] if world.said[-1:] == ["1 orphans, 0 in doubt, 1 ended"] else [f"orphans said {world.said}"]
+    return [] if world.said[-1:] == ["1 orphan, 0 in doubt, 1 ended"] else [f"orphans said {world.said}"]
 
 
 def age(world: World) -> None:

@@ -1,6 +1,8 @@
 """condor_awsbatch orphans, against a Batch and a journal that disagree."""
 
 import argparse
+import contextlib
+import sqlite3
 import time
 
 import pytest
@@ -33,7 +35,7 @@ NOW, HOUR = 1_000_000.0, 3600.0
 
 def told(journal, batch, unasked_s=HOUR):
     """The reasons, and of each whether it is in doubt, by the job's id."""
-    return {job.id: (reason, doubtful) for job, reason, doubtful in orphans(journal, batch, ("q", "q"), unasked_s, NOW)}
+    return {each.job.id: (each.reason, each.doubtful) for each in orphans(journal, batch, ("q", "q"), unasked_s, NOW)}
 
 
 @pytest.fixture
@@ -103,7 +105,7 @@ def test_after_days_in_which_the_machine_was_down_what_nobody_has_asked_about_ye
 
 
 @pytest.fixture
-def command(journal, monkeypatch):
+def command(journal, monkeypatch, tmp_path):
     """`condor_awsbatch orphans ...` with this journal and a Batch of "sure" (1) and "doubted" (2)."""
     batch = FakeBatch(journal)
     add(journal, "sure", state=RunState.REMOVED, report=JobReport(JobState.REMOVED))
@@ -118,7 +120,7 @@ def command(journal, monkeypatch):
     ):
         monkeypatch.setattr(verb, name, value)
     monkeypatch.setattr(journal, "close", lambda: None)
-    for name, value in (("JOB_QUEUE", "q"), ("JOB_DEFINITION", "d"), ("S3_URL", "s3://bucket/p")):
+    for name, value in (("JOB_QUEUE", "q"), ("JOB_DEFINITION", "d"), ("S3_URL", "s3://bucket/p"), ("STATE_DIR", str(tmp_path))):
         monkeypatch.setenv(f"_CONDOR_AWSBATCH_{name}", value)
     monkeypatch.setenv("CONDOR_CONFIG", "ONLY_ENV")
 
@@ -138,14 +140,124 @@ def command(journal, monkeypatch):
 def test_what_is_in_doubt_is_ended_by_name_only(command, capsys, words, ended):
     assert command(*words) == ended
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "1 orphans, 1 in doubt" + (f", {len(ended)} ended" if words else "")
+    assert last == "1 orphan, 1 in doubt" + (f", {len(ended)} ended" if words else "")
 
 
-@pytest.mark.parametrize(("words", "sentence"), [(["--end", "1", "3"], "Not among the orphans: 3"), (["1"], "add --end")])
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--end", "1", "3"], "^Not among what is listed without --end: 3. .* is listed after 24 h"),
+        (["--end", "1", ""], "^Not among what is listed"),
+        (["--end", "1", "-"], "^Not among what is listed"),
+        (["1"], "add --end"),
+    ],
+)
 def test_a_name_that_is_not_listed_or_without_the_wish_to_end_it_ends_nothing(command, words, sentence):
+    verb.Batch().add("5", "12-0-pack", "")  # a line without a name
     with pytest.raises(Refused, match=sentence):
         command(*words)
     assert command() == []
+
+
+def test_what_is_in_doubt_and_too_young_to_be_listed_is_refused_with_when_it_is(journal, command, capsys):
+    add(journal, "young", created=time.time() - HOUR, state=RunState.SUBMITTED, native_id="3")
+    verb.Batch().add("3", "young", "young")
+    with pytest.raises(Refused, match=r"^Not among what is listed without --end: young\. .* is listed after 2\.5 h"):
+        command("--unasked", "2.5", "--end", "young")
+    command("--unasked", "2.5")
+    assert "young" not in capsys.readouterr().out
+    command("--unasked", "1", "--end", "young")
+    assert verb.Batch().terminated == ["3"]
+
+
+@pytest.fixture
+def children(journal, command):
+    """Children of a pack with jobs of two clusters, another run of the second, and two jobs that the journal does not know."""
+    over = {"state": RunState.REMOVED, "report": JobReport(JobState.REMOVED)}
+    add(journal, "12-0-aa", pack="12-0-pack", child=0, **over)
+    add(journal, "13-4-bb", pack="12-0-pack", child=1, **over)
+    add(journal, "13-4-cc", **over)
+    batch = verb.Batch()
+    for job_id, run in (("x:0", ""), ("x:1", ""), ("5", "13-4-cc"), ("6", "14-0-n"), ("x:7", "")):
+        batch.add(job_id, run or "12-0-pack", run)
+    for job, environment in batch.jobs:
+        if ":" in job.id:
+            environment["GAHP_PACK_URL"], environment["GAHP_RUN_URL"] = "s3://b/runs/12-0-pack", ""
+
+
+def test_each_line_has_the_job_of_htcondor_and_the_run_also_of_a_child_of_a_pack(children, command, capsys):
+    command()
+    assert [line.split("  ")[:4] for line in capsys.readouterr().out.splitlines()[:-1]] == [
+        ["1", "sure", "sure", "RUNNING"],
+        ["2", "doubted", "doubted", "RUNNING"],
+        ["x:0", "12.0", "12-0-aa", "RUNNING"],
+        ["x:1", "13.4", "13-4-bb", "RUNNING"],
+        ["5", "13.4", "13-4-cc", "RUNNING"],
+        ["6", "14.0", "14-0-n", "RUNNING"],
+        ["x:7", "-", "-", "RUNNING"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "ended"),
+    [(["12.0"], ["x:0"]), (["13-4-bb"], ["x:1"]), (["13-4-cc", "x:7", "14.0"], ["5", "6", "x:7"]), (["12.0", "x:0"], ["x:0"])],
+)
+def test_one_is_ended_by_the_id_in_htcondor_or_the_name_of_its_run(children, command, words, ended):
+    assert command("--end", *words) == ended
+
+
+def test_what_is_listed_twice_since_its_queue_is_named_twice_is_one(children, command, monkeypatch, capsys):
+    monkeypatch.setenv("_CONDOR_AWSBATCH_ALLOWED_QUEUES", "arn:aws:batch:eu-central-1:1:job-queue/q")
+    assert command("--end", "12.0") == ["x:0"]
+    assert capsys.readouterr().out.count("x:0") == 1
+
+
+def test_an_id_that_means_two_of_them_ends_none(children, command):
+    with pytest.raises(Refused, match=r"^13\.4 means 2 jobs, nothing was ended: name the one by its id, 5 or x:1\.$"):
+        command("--end", "12.0", "13.4")
+    assert verb.Batch().terminated == []
+
+
+@pytest.mark.parametrize("hours", ["-1", "0", "0.99", "nan", "inf", "1e999", "a day"])
+def test_a_time_that_would_end_what_is_wanted_or_is_none_is_refused(command, capsys, hours):
+    with pytest.raises(SystemExit) as refused:
+        command("--end", "--unasked", hours)
+    assert refused.value.code == 2
+    assert f"--unasked: '{hours}' is too short or no number of hours: use 1 or more" in capsys.readouterr().err
+
+
+def test_a_run_that_nothing_was_counted_of_is_not_forgotten_however_short_the_time(journal):
+    batch = FakeBatch(journal)
+    add(journal, "fine", state=RunState.SUBMITTED, native_id="1", confirmed=True)
+    batch.add("1", "fine", "fine")
+    assert told(journal, batch, -HOUR) == {}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_where_there_is_no_journal_it_says_so_and_makes_none(command, monkeypatch, tmp_path, there):
+    place = tmp_path / "elsewhere"
+    if there:
+        place.mkdir()
+    monkeypatch.setenv("_CONDOR_AWSBATCH_STATE_DIR", str(place))
+    monkeypatch.setattr(verb, "Journal", Journal)
+    with pytest.raises(Refused, match=f"^There is no journal in {place}: "):
+        command()
+    assert place.exists() == there and not list(tmp_path.glob("elsewhere/*"))
+
+
+def test_a_journal_that_is_damaged_or_of_a_newer_version_is_told_as_such(command, monkeypatch, tmp_path):
+    monkeypatch.setattr(verb, "Journal", Journal)
+    for name, content in (("newer", None), ("damaged", "no database" * 100)):
+        place = tmp_path / name
+        place.mkdir()
+        monkeypatch.setenv("_CONDOR_AWSBATCH_STATE_DIR", str(place))
+        if content:
+            (place / "journal.sqlite").write_text(content)
+        else:
+            with contextlib.closing(sqlite3.connect(place / "journal.sqlite")) as connection:
+                connection.execute("PRAGMA user_version = 99")
+        with pytest.raises(Refused, match="is damaged" if content else "written by a newer version"):
+            command()
 
 
 def test_a_removal_that_is_noted_beside_the_journal_is_recorded_before_it_looks(journal, command, monkeypatch, tmp_path):

@@ -1,7 +1,6 @@
 """Nothing is left running that HTCondor has forgotten: what it passes over, what it removed while nothing could be recorded."""
 
 import contextlib
-import os
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 
 from gahp.cli.client import Client
 from gahp.model import JobState
+from tests.hasty import ORPHANS
 from tests.integration.conftest import WAIT_S, submit_ad
 
 HASTY = "from gahp.gateway import runs; runs.PERIOD_S = 0.2"
@@ -30,8 +30,7 @@ def orphans(gahp):
     """`condor_awsbatch orphans ...` for the user of `gahp`: its lines."""
 
     def orphans(*words):
-        command = [os.path.join(os.path.dirname(sys.executable), "condor_awsbatch"), "orphans", *words]
-        ran = subprocess.run(command, env=gahp.environment, capture_output=True, text=True, timeout=60, check=False)
+        ran = subprocess.run([*ORPHANS, *words], env=gahp.environment, capture_output=True, text=True, timeout=60, check=False)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout.splitlines()
 
@@ -65,7 +64,7 @@ def test_a_run_that_htcondor_has_forgotten_is_found_and_ended_and_one_that_it_as
                 time.sleep(0.05)
         (batch_job,) = jobs_of(forgotten)
         assert lines[0].startswith(batch_job["jobId"]) and "forgotten: HTCondor has asked about others for" in lines[0]
-        assert lines[1] == "1 orphans, 0 in doubt, 1 ended"
+        assert lines[1] == "1 orphan, 0 in doubt, 1 ended"
         (tmp_path / "go").touch()
         while ask("BLAH_JOB_STATUS", wanted)[0] != "4" and time.monotonic() < until:
             time.sleep(0.05)
@@ -164,7 +163,7 @@ def test_orphans_ends_what_was_removed_while_nothing_could_be_recorded_and_no_ga
         assert poor.perform("BLAH_JOB_CANCEL", job_id, wait_s=WAIT_S)[0] != "0"
     lines = orphans("--end")
     assert lines[0].endswith("HTCondor has removed it, and no GAHP of this user has ended it yet")
-    assert lines[1] == "1 orphans, 0 in doubt, 1 ended"
+    assert lines[1] == "1 orphan, 0 in doubt, 1 ended"
     assert ended() == ["Ended by condor_awsbatch orphans"]
     assert notes(tmp_path) == []
 
