@@ -493,8 +493,8 @@ class Journal:
             raise JournalProblem(f"The journal {self._path} cannot be read: {error}. See AWSBATCH_STATE_DIR.") from error
 
     def _look_at_damage(self, error: sqlite3.Error) -> JournalProblem | None:
-        """Note damage and tell of it, once. What to say as long as it cannot be noted: who opens the file next might find it sound.
-        So nobody is told, and with the next error it is tried again."""
+        """Note damage and tell of it, once. What to say as long as it cannot be noted: who opens the file next might find it
+        sound. So nobody is told, and with the next error it is tried again."""
         with self._noting:
             if self._damaged or not is_damage(error):
                 return None
