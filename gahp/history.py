@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gahp import story
-from gahp.journal import FILE_NAME, SCHEMA_VERSION, RunState, Wanted, day, is_damage, open_here
+from gahp.journal import FILE_NAME, SCHEMA_VERSION, RunState, Wanted, day, is_damage, newer, open_here
 from gahp.model import JobRequest, Refused, decode_request
 
 _OVER = "('COMPLETED', 'HELD', 'REMOVED')"
@@ -342,10 +342,7 @@ def _look(directory: str, look: Callable[[sqlite3.Connection, int], _Rows]) -> _
                 stack.callback(connection.close)
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
                 if version > SCHEMA_VERSION:
-                    raise Refused(
-                        f"The journal in {directory} was written by a newer version of this program (schema {version}, this one"
-                        f" knows {SCHEMA_VERSION}): use that version."
-                    )
+                    raise newer(directory, version)
                 rows = look(connection, version) if version else []
             if before.indexed or before == _marks(path):
                 return rows

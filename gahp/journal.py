@@ -48,6 +48,7 @@ from gahp.statedir import (
     require_local,
     sync,
     take_lock,
+    trouble,
     use,
 )
 
@@ -299,7 +300,8 @@ class _Write(NamedTuple):
 
 
 def connect(path: str) -> sqlite3.Connection:
-    """The database at `path`, made or brought up to date where need be. Raises OSError or sqlite3.Error."""
+    """The database at `path`, made or brought up to date where need be. Raises OSError, sqlite3.Error, or Refused for one of a
+    newer version."""
     # The file exists with its narrow mode before SQLite, which would make it with the umask's, opens it. One that is there is not
     # touched: to close any descriptor of it takes all of this process's locks on it away (POSIX), and with them the word that
     # somebody uses it; whoever closes it next would then delete the log that this process goes on to write.
@@ -313,14 +315,19 @@ def connect(path: str) -> sqlite3.Connection:
     with _ending(connection):
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
-            raise sqlite3.NotSupportedError(
-                f"it was written by a newer version (schema {version}, this program knows {SCHEMA_VERSION})"
-            )
+            raise newer(os.path.dirname(path), version)
         while version < SCHEMA_VERSION:
             for statement in (_MIGRATIONS[version] if version else _SCHEMA).split(";"):
                 connection.execute(statement)
             version = connection.execute("PRAGMA user_version").fetchone()[0]
     return connection
+
+
+def newer(directory: str, version: int) -> Refused:
+    return Refused(
+        f"The journal in {directory} was written by a newer version of this program (schema {version}, this one knows"
+        f" {SCHEMA_VERSION}): use that version."
+    )
 
 
 def open_here(path: str) -> bool:
@@ -368,11 +375,11 @@ class Journal:
     """Opens (and makes) the journal in `directory`, and records the removals that are noted beside it.
 
     Raises Refused with one sentence when that cannot be done, Damaged when the file is no journal any more. `on_damage` is called
-    once when that turns out later: end the process, the next one mends it.
+    once, with a sentence, when that turns out later: end the process, the next one mends it.
     """
 
     def __init__(
-        self, directory: str, clock: Callable[[], float] = time.time, on_damage: Callable[[], None] = lambda: None
+        self, directory: str, clock: Callable[[], float] = time.time, on_damage: Callable[[str], None] = lambda _: None
     ) -> None:
         self._directory = directory
         self._path = os.path.join(directory, FILE_NAME)
@@ -380,6 +387,7 @@ class Journal:
         self._on_damage = on_damage
         self.owner = secrets.token_hex(8)
         self._reading = threading.Lock()
+        self._noting = threading.Lock()
         # The requests recorded last, and their text: each is asked for again in a moment, to be staged.
         self._lately: collections.OrderedDict[str, tuple[JobRequest, str]] = collections.OrderedDict()
         self._taken: set[str] = set()  # the names of runs taken over that `adopt` has not returned yet
@@ -401,9 +409,11 @@ class Journal:
                 self._writer = connect(self._path)
             except (OSError, sqlite3.Error) as error:
                 if is_damage(error):
-                    note_damage(directory)
+                    with contextlib.suppress(OSError):  # who makes it anew notes it first, or does not begin
+                        note_damage(directory)
                     raise Damaged(f"The journal {self._path} is damaged: {error}.") from error
-                raise Refused(f"The journal {self._path} cannot be used: {error}. See AWSBATCH_STATE_DIR.") from error
+                why = trouble(directory, error) if isinstance(error, OSError) else error
+                raise Refused(f"The journal {self._path} cannot be used: {why}. See AWSBATCH_STATE_DIR.") from error
             undo.pop_all()
         _open_here.append(os.path.realpath(self._path))
         self._problem = ""
@@ -478,14 +488,29 @@ class Journal:
             with self._reading:
                 return [make(row) for row in self._reader.execute(sql, parameters)]
         except sqlite3.Error as error:
-            self._look_at_damage(error)
+            if doubt := self._look_at_damage(error):
+                raise doubt from error
             raise JournalProblem(f"The journal {self._path} cannot be read: {error}. See AWSBATCH_STATE_DIR.") from error
 
-    def _look_at_damage(self, error: sqlite3.Error) -> None:
-        if is_damage(error) and not self._damaged:
+    def _look_at_damage(self, error: sqlite3.Error) -> JournalProblem | None:
+        """Note damage and tell of it, once. What to say as long as it cannot be noted: who opens the file next might find it
+        sound. So nobody is told, and with the next error it is tried again."""
+        with self._noting:
+            if self._damaged or not is_damage(error):
+                return None
+            try:
+                note_damage(self._directory)
+            except OSError as refused:
+                why = trouble(self._directory, refused)
+                return JournalProblem(
+                    f"The journal {self._path} is damaged ({error}), and that cannot be noted: {why}. Mend that first."
+                )
             self._damaged = True
-            note_damage(self._directory)
-            self._on_damage()
+        self._on_damage(
+            f"The journal {self._path} is damaged ({error}): this GAHP ends, and the next one makes it anew from S3 and AWS"
+            " Batch."
+        )
+        return None
 
     # Writing
 
@@ -704,8 +729,9 @@ class Journal:
             except sqlite3.IntegrityError as error:
                 write.future.set_exception(Conflict(str(error)))
             except sqlite3.Error as error:
-                self._look_at_damage(error)
                 self._problem = f"The journal {self._path} cannot be written: {error}. See AWSBATCH_STATE_DIR."
+                if doubt := self._look_at_damage(error):
+                    self._problem = str(doubt)
                 if write.keep and not self._damaged:
                     waiting.append(write)
                 else:

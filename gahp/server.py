@@ -29,7 +29,7 @@ from gahp import RELEASE_DAY, __version__, config
 from gahp.lanes import Lane, after, mortal
 from gahp.model import JobReport, Refused, Transient, one_line
 from gahp.protocol import Request, Result, Session, results, version_text
-from gahp.statedir import drop_removal, note_removal
+from gahp.statedir import drop_removal, note_removal, trouble
 
 if TYPE_CHECKING:
     from gahp.gateway import Gateway
@@ -46,7 +46,8 @@ _SWITCH_S = 0.001
 class Service:
     """The gateway, opened behind the greeting and, as long as something is missing for it, again when it is next asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_damage: Callable[[str], None]) -> None:
+        self._on_damage = on_damage
         self._lock = threading.Lock()
         self._gateway: Gateway | None = None
         self._meter: Meter | None = None
@@ -76,7 +77,7 @@ class Service:
 
         settings = config.load()
         try:
-            gateway = open_gateway(settings)
+            gateway = open_gateway(settings, self._on_damage)
         except (Refused, Transient) as error:
             self._problem, self._tried = Refused(str(error)), time.monotonic()
             log.error("%s", error)
@@ -122,6 +123,8 @@ class Server:
         self._starting = Lane("start", 1)
         self._noting = Lane("note", 1)
         self._stopped = False
+        self.code = 0
+        """With which the program is to exit."""
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_writer, False)
         self._put = _putter(write_to)
@@ -133,6 +136,17 @@ class Server:
         """Have `run` return; may be called in a signal handler."""
         self._stopped = True
         self._wake()
+
+    def fail(self, sentence: str) -> None:
+        """Have `run` return, and the program exit with 1; of any thread. What is not answered the next GAHP is asked."""
+        log.error("%s", sentence)
+        _tell(sentence)
+        self.code = 1
+        self.stop()
+
+    def wake_on_signals(self) -> None:
+        """A signal that comes just before `run` waits, or to another thread, would else be handled when the client says more."""
+        signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
 
     def run(self) -> None:
         listening = True
@@ -195,15 +209,21 @@ class Server:
 
     def _note(self, request: Request) -> None:
         """A removal is on disk before the journal is waited for: a gridmanager that is refused, or gives up, forgets the job."""
-        noted_in = _noted(request.arguments[0])
-        self._starting.put(lambda: self._perform_when_ready(request, noted_in))
+        noted_in, why = _noted(request.arguments[0])
+        self._starting.put(lambda: self._perform_when_ready(request, noted_in, why))
 
-    def _perform_when_ready(self, request: Request, noted_in: str = "") -> None:
+    def _perform_when_ready(self, request: Request, noted_in: str = "", not_noted: str = "") -> None:
         try:
             gateway = self._service.get()
         except (Refused, Transient) as error:
-            noted = Refused(f"{error} The removal is noted in {noted_in} and carried out when that is mended.")
-            self._refuse(request, noted if noted_in else error)
+            if noted_in:
+                error = Refused(f"{error} The removal is noted in {noted_in} and carried out when that is mended.")
+            elif not_noted:
+                error = Refused(
+                    f"{error} The removal of {request.arguments[0]} is not recorded: {not_noted}. Mend that; an hour after it was"
+                    " accepted condor_awsbatch orphans --unasked 1 lists the job, to be ended by name."
+                )
+            self._refuse(request, error)
         except MemoryError:
             raise
         except Exception as error:
@@ -255,15 +275,19 @@ class Server:
             self.stop()
 
 
-def _noted(job_id: str) -> str:
-    """Note the removal of a job beside the journal; in which directory, or "" when that cannot be done."""
+def _noted(job_id: str) -> tuple[str, str]:
+    """Note the removal of a job beside the journal; in which directory, or "" and why not."""
     directory = config.load().state_dir
     try:
         note_removal(directory, _run(job_id))
+    except FileNotFoundError:
+        why = f"no journal is in {directory}, or the id is no job's"
     except OSError as error:
-        log.warning("the removal of %s cannot be noted in %s: %s", job_id, directory, error)
-        return ""
-    return directory
+        why = trouble(directory, error)
+    else:
+        return directory, ""
+    log.warning("the removal of %s cannot be noted: %s", job_id, why)
+    return "", why
 
 
 def _run(job_id: str) -> str:
@@ -430,7 +454,15 @@ def _thread_died(what: threading.ExceptHookArgs) -> None:
 def _die(what: str, error: BaseException | None) -> NoReturn:
     with contextlib.suppress(Exception):
         log.critical("%s; the program ends", what, exc_info=error)
+    _tell(f"{what}; the program ends")
     os._exit(1)
+
+
+def _tell(sentence: str) -> None:
+    """Say it on stderr, which a gridmanager logs, unless that would have to wait."""
+    with contextlib.suppress(Exception):
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, f"awsbatch_gahp: {one_line(sentence)}\n".encode(errors="replace")[: select.PIPE_BUF])
 
 
 def _with_utf8() -> None:
@@ -460,10 +492,11 @@ def main() -> int:
     # A thread that computes gives way to the one that talks sooner than after Python's 5 ms: the client waits for return lines.
     sys.setswitchinterval(_SWITCH_S)
     threading.excepthook = _thread_died
-    service = Service()
+    service = Service(lambda sentence: server.fail(sentence))  # noqa: PLW0108  there is no server yet
     server = Server(service)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
+    server.wake_on_signals()
     server.greet()
     threading.Thread(target=_prepare, args=(service,), name="prepare", daemon=True).start()
     try:
@@ -478,7 +511,7 @@ def main() -> int:
     logging.shutdown()
     service.close()
     # Threads may be in the midst of a transfer; the journal knows how far they came, and nobody waits for them.
-    os._exit(0)
+    os._exit(server.code)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ The only place that makes boto3 clients, and so the only one that knows where cr
 from __future__ import annotations
 
 import os
-import signal
-from functools import partial
+import sqlite3
+from collections.abc import Callable
 from typing import Any
 
 from botocore.config import Config as ClientConfig
@@ -22,6 +22,7 @@ from gahp.limits import Limiter, Tops
 from gahp.meter import watch
 from gahp.model import Refused, Transient, one_line
 from gahp.sandbox import Sandbox
+from gahp.statedir import trouble
 
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60
@@ -90,8 +91,9 @@ def limiter(config: Config, patience_s: float = 0.0) -> Limiter:
     return Limiter(config.limits_dir or os.path.join(config.state_dir, "limits"), tops, patience_s=patience_s)
 
 
-def open_gateway(config: Config) -> Gateway:
-    """A Gateway for this site, not yet started. Raises Refused with what has to be set or mended first."""
+def open_gateway(config: Config, on_damage: Callable[[str], None] = lambda _: None) -> Gateway:
+    """A Gateway for this site, not yet started. Raises Refused with what has to be set or mended first. `on_damage`: as Journal
+    has it."""
     config.require()
     batch_client, s3_client = clients(config)
     region = config.region or s3_client.meta.region_name
@@ -104,18 +106,19 @@ def open_gateway(config: Config) -> Gateway:
         limiter=limiter(config),
     )
     events = EventQueue(events_client(config), config.events_queue_url) if config.events_queue_url else None
-    return Gateway(config, open_journal(config, sandbox, batch), sandbox, batch, events=events)
+    return Gateway(config, open_journal(config, sandbox, batch, on_damage), sandbox, batch, events=events)
 
 
-def open_journal(config: Config, sandbox: Sandbox, batch: Batch) -> Journal:
-    """The user's journal; a damaged one is set aside and made anew first. When damage turns up later, this process ends in good
-    order: the next one mends it."""
-    end = partial(os.kill, os.getpid(), signal.SIGTERM)
+def open_journal(config: Config, sandbox: Sandbox, batch: Batch, on_damage: Callable[[str], None]) -> Journal:
+    """The user's journal; a damaged one is set aside and made anew first."""
     try:
-        return Journal(config.state_dir, on_damage=end)
+        return Journal(config.state_dir, on_damage=on_damage)
     except Damaged as damage:
         try:
             rebuild(config.state_dir, sandbox, batch)
         except (Refused, Transient) as error:
             raise Refused(f"{damage} It cannot be made anew yet: {error}") from error
-        return Journal(config.state_dir, on_damage=end)
+        except (OSError, sqlite3.Error) as error:
+            why = trouble(config.state_dir, error) if isinstance(error, OSError) else error
+            raise Refused(f"{damage} It cannot be made anew yet: {why}.") from error
+        return Journal(config.state_dir, on_damage=on_damage)

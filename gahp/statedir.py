@@ -29,8 +29,22 @@ _NETWORK = {
 def note_damage(directory: str) -> None:
     """From now on, until it has been made anew, nobody works with this journal: it may look sound again without being so."""
     descriptor = os.open(os.path.join(directory, DAMAGE_FILE), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def trouble(directory: str, error: OSError) -> str:
+    """What keeps a journal from being kept in `directory`, as a clause; no names of files that are there for a moment."""
+    place = directory
+    while not os.path.lexists(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        return f"{place} is not a directory"
+    if error.filename not in (None, directory) and os.path.lexists(error.filename):
+        return f"{os.fsdecode(error.filename)} cannot be opened ({error.strerror})"
+    return f"the directory {directory} cannot be {'written' if place == directory else 'made'} ({error.strerror})"
 
 
 def note_removal(directory: str, run: str) -> None:
@@ -103,20 +117,27 @@ def file_system(path: str, mountinfo: str) -> str:
 def identity_of(directory: str) -> tuple[str, bytes]:
     """A name of this journal, and a secret with which it knows its own records in S3 again; both outlive its database."""
     path = os.path.join(directory, IDENTITY_FILE)
-    with contextlib.suppress(FileExistsError):
-        made = f"{path}.{secrets.token_hex(4)}"
+    if not os.path.exists(path):
+        _make_identity(path)
+    with open(path, encoding="ascii", errors="replace") as file:
+        name, _, secret = file.read().strip().partition(" ")
+    return name, secret.encode()
+
+
+def _make_identity(path: str) -> None:
+    """Whole, on disk, and once: of two who make it at the same time both have that of the first."""
+    made = f"{path}.{secrets.token_hex(4)}"
+    try:
         with open(made, "w", opener=lambda name, flags: os.open(name, flags | os.O_EXCL | os.O_CLOEXEC, 0o600)) as file:
             file.write(f"{secrets.token_hex(8)} {secrets.token_hex(32)}")
             file.flush()
             os.fsync(file.fileno())  # without it no record in S3 could ever be known again
-        try:
+        with contextlib.suppress(FileExistsError):
             os.link(made, path)
-            sync(directory)
-        finally:
+        sync(os.path.dirname(path))
+    finally:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(made)
-    with open(path, encoding="ascii", errors="replace") as file:
-        name, _, secret = file.read().strip().partition(" ")
-    return name, secret.encode()
 
 
 def sync(directory: str) -> None:

@@ -120,6 +120,7 @@ NOTES = {
     "…": "Stands within a sentence: NAME = VALUE … : correct it.",
     # Journal
     "The journal <path> is damaged": "It is set aside and made anew from S3 and Batch when the GAHP starts next.",
+    "The journal <path> is damaged (<reason>), and": "Until then BLAH_PING says this; then the GAHP ends, and the next one makes it anew.",
     "The journal in <directory> is damaged": "End that GAHP, or wait: gridmanagers end them when no jobs are left.",
     "The journal <path> cannot be written": "The disk is full or read-only. Jobs go on; new ones wait until it is mended.",
     # Memory

@@ -100,7 +100,7 @@ PLACES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 # Whoever calls one of these gives it a sentence for a person. The argument that holds it is the first text.
 _TELLING = {
     "Refused", "Transient", "Throttled", "Unsure", "CredentialsProblem", "JournalProblem", "Damaged", "BadAd", "Failed", "Advice",
-    "held", "failed", "_reply", "ArgumentTypeError", "note", "Problem",
+    "held", "failed", "_reply", "ArgumentTypeError", "note", "Problem", "_on_damage",
 }  # fmt: skip
 _CLASS_ENDS = ("Refused", "Problem", "Error", "Damaged", "BadAd")
 # So a verb says how far it is.

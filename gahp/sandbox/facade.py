@@ -5,6 +5,7 @@ Joins inputs, manifest, blobs, result and place; decides nothing that they decid
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import dataclasses
 import hashlib
@@ -14,6 +15,7 @@ import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import IO
 
@@ -55,6 +57,7 @@ class Sandbox:
         self._shared = tuple(shared)
         self._store = Store(client, bucket, prefix)
         self._blobs = Blobs(self._store, threads)
+        self._threads = threads
         self._transfers = concurrent.futures.ThreadPoolExecutor(threads, "transfer")
 
     def close(self) -> None:
@@ -101,20 +104,37 @@ class Sandbox:
         self.put(run, self.prepare(run, request, record))
 
     def records(self) -> Iterator[Record]:
-        """The records of all runs that have a manifest in S3, of their own or in a pack; a run may have several."""
-        for name in self._store.folders("runs/"):
-            if _RUN.fullmatch(name):
-                yield from self.records_of(name)
+        """The records of all runs that have a manifest in S3, of their own or in a pack; a run may have several.
+
+        The manifests are read several at a time, and not further ahead than that; the records of packs, which may be large, one
+        pack after the other.
+        """
+        ahead: collections.deque[tuple[str, Future[str | None]]] = collections.deque()
+        for name in filter(_RUN.fullmatch, self._store.folders("runs/")):
+            ahead.append((name, self._transfers.submit(self._own_record, name)))
+            if len(ahead) >= self._threads:
+                first, own = ahead.popleft()
+                yield from self._told(first, own.result())
+        for last, own in ahead:
+            yield from self._told(last, own.result())
 
     def records_of(self, name: str) -> Iterator[Record]:
         """Those in one manifest, of a run or a pack; of a pack in the order of its children."""
+        yield from self._told(name, self._own_record(name))
+
+    def _own_record(self, name: str) -> str | None:
+        """The record in the manifest of a single job; "" if there is none, None if this is a pack's."""
         with self._store.reading(f"{_key(name)}/manifest") as found:
             directory = None if found is None else manifest.read_head(found[1])
             if found is None or directory is None:
-                return
-            if not directory:
-                yield Record(manifest.read_record(found[1]))
-                return
+                return ""
+            return None if directory else manifest.read_record(found[1])
+
+    def _told(self, name: str, own: str | None) -> Iterator[Record]:
+        if own is not None:
+            if own:
+                yield Record(own)
+            return
         with self._store.reading(f"{_key(name)}/records") as found:
             texts = None if found is None else manifest.read_records(found[1])
         if texts is None:

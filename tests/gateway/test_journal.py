@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import sqlite3
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from gahp.journal import FILE_NAME, MOVES, Conflict, Damaged, Journal, JournalProblem, Run, RunState, Wanted
 from gahp.model import JobReport, JobRequest, JobState, Refused, Resources, encode
-from gahp.statedir import file_system
+from gahp.statedir import file_system, trouble
 
 FIRST_VERSION = """
 CREATE TABLE runs (
@@ -382,7 +383,7 @@ def test_a_journal_of_a_newer_version_is_refused_with_a_sentence(tmp_path):
     connection.execute("PRAGMA user_version = 99")
     connection.commit()
     connection.close()
-    with pytest.raises(Refused, match=r"newer version \(schema 99"):
+    with pytest.raises(Refused, match=r"newer version of this program \(schema 99, .*\): use that version\.$"):
         Journal(str(tmp_path))
 
 
@@ -484,7 +485,7 @@ def test_a_journal_that_is_no_database_is_damaged_and_stays_so_until_it_is_made_
 
 def test_damage_that_turns_up_later_is_told_once_and_noted(tmp_path):
     told = []
-    journal = Journal(str(tmp_path), on_damage=lambda: told.append("damaged"))
+    journal = Journal(str(tmp_path), on_damage=told.append)
     try:
         for n in range(200):
             journal.insert(a_run(name=f"r{n}", directory=str(n)), REQUEST)
@@ -501,9 +502,77 @@ def test_damage_that_turns_up_later_is_told_once_and_noted(tmp_path):
                 journal.find("r1")
     finally:
         journal.close()
-    assert told == ["damaged"]
+    (sentence,) = told
+    assert sentence.startswith(f"The journal {tmp_path / FILE_NAME} is damaged (database disk image is malformed)")
     with pytest.raises(Damaged):
         Journal(str(tmp_path))
+
+
+def test_damage_that_cannot_be_noted_is_told_when_it_can(tmp_path, monkeypatch):
+    """Until then this GAHP stays: the next one might take the file for sound."""
+    told = []
+    journal = Journal(str(tmp_path), on_damage=told.append)
+    try:
+        journal._writer.execute("DROP TABLE runs")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(
+                JournalProblem, match=r"is damaged \(no such table: runs\), and that cannot be noted: .* \(No space left"
+            ):
+                journal.mine()
+            with pytest.raises(JournalProblem, match="cannot be noted"):
+                journal.insert(a_run(), REQUEST).result()
+        assert told == []
+        with pytest.raises(JournalProblem, match="cannot be read: no such table"):
+            journal.mine()
+        assert len(told) == 1
+    finally:
+        journal.close()
+    with pytest.raises(Damaged):
+        Journal(str(tmp_path))
+
+
+def full(descriptor):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_leaves_no_file_behind_and_the_sentence_names_the_directory(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        for _ in range(2):
+            with pytest.raises(Refused) as refused:
+                Journal(str(tmp_path))
+    assert f"cannot be used: the directory {tmp_path} cannot be written (No space left on device). See" in str(refused.value)
+    assert os.listdir(tmp_path) == ["journal.lock"]
+
+
+def test_the_identity_is_made_once_and_only_read_from_then_on(tmp_path, monkeypatch):
+    Journal(str(tmp_path)).close()
+    before = (tmp_path / "journal.id").read_bytes()
+    made = []
+    monkeypatch.setattr("gahp.statedir._make_identity", made.append)
+    journal = Journal(str(tmp_path))
+    journal.close()
+    assert (made, (tmp_path / "journal.id").read_bytes()) == ([], before)
+
+
+@pytest.mark.parametrize(
+    ("directory", "name", "clause"),
+    [
+        ("file", None, "{0}/file is not a directory"),
+        ("file/below", "file/below", "{0}/file is not a directory"),
+        ("there", "there/journal.id.7dbd0350", "the directory {0}/there cannot be written (Permission denied)"),
+        ("there", None, "the directory {0}/there cannot be written (Permission denied)"),
+        ("there", "there/journal.lock", "{0}/there/journal.lock cannot be opened (Permission denied)"),
+        ("there/not", "there/not", "the directory {0}/there/not cannot be made (Permission denied)"),
+    ],
+)
+def test_what_is_wrong_with_the_directory_is_said_without_names_that_are_gone(tmp_path, directory, name, clause):
+    (tmp_path / "file").touch()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/journal.lock").touch()
+    error = OSError(errno.EACCES, os.strerror(errno.EACCES), *([str(tmp_path / name)] if name else []))
+    assert trouble(str(tmp_path / directory), error) == clause.format(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "lustre", "gpfs", "beegfs", "ceph", "fuse.glusterfs", "virtiofs"])

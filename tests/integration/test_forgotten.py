@@ -1,6 +1,8 @@
 """Nothing is left running that HTCondor has forgotten: what it passes over, what it removed while nothing could be recorded."""
 
 import contextlib
+import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -133,7 +135,7 @@ def set_version(home, number):
     [
         ({"job_queue": ""}, "AWSBATCH_JOB_QUEUE is not set"),
         ({"profile": "nobody"}, "The config profile (nobody) could not be found"),
-        ({}, "it was written by a newer version (schema 99"),
+        ({}, "was written by a newer version of this program (schema 99"),
     ],
     ids=["a knob", "the profile", "the journal"],
 )
@@ -215,7 +217,9 @@ def test_a_removal_that_can_be_noted_nowhere_is_told_as_such(start, running, tmp
     (tmp_path / "state" / f"remove-{job_id.rpartition('/')[2]}").mkdir()  # a file cannot be made there
     poor = start(job_queue="")
     code, message = poor.perform("BLAH_JOB_CANCEL", job_id, wait_s=WAIT_S)
-    assert code != "0" and "AWSBATCH_JOB_QUEUE is not set" in message and "noted" not in message
+    assert code != "0" and "AWSBATCH_JOB_QUEUE is not set" in message
+    (why,) = re.findall(rf" The removal of {job_id} is not recorded: (.*)\. Mend that, then end the job, which", message)
+    assert why == f"{tmp_path}/state/remove-{job_id.rpartition('/')[2]} cannot be opened (Is a directory)"
     poor.close()
     (tmp_path / "state" / f"remove-{job_id.rpartition('/')[2]}").rmdir()
     start().cancel(job_id)

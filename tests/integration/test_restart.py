@@ -1,6 +1,7 @@
 """What survives: a GAHP that is killed at any moment, replayed submits, two GAHPs at once, and an AWS that misbehaves."""
 
 import contextlib
+import os
 import re
 import sqlite3
 import sys
@@ -290,6 +291,30 @@ def test_a_damaged_journal_is_made_anew_and_its_jobs_go_on_once(start, script, j
     assert len(list((tmp_path / "state").glob("journal.sqlite.damaged-*"))) >= 1
 
 
+@pytest.mark.parametrize("truncated", [False, True])
+def test_a_gahp_that_finds_its_log_overwritten_says_so_and_ends_with_1_and_the_next_goes_on(
+    start, script, jobs_of, tmp_path, truncated
+):
+    gahp = start()
+    cmd = script('until [ -e "$1/go" ]; do sleep 0.1; done')
+    ids = [gahp.submit(Cmd=cmd, Arguments=str(tmp_path)) for _ in range(3)]
+    for job_id in ids:
+        gahp.until(job_id, JobState.RUNNING)
+    with open(tmp_path / "state/journal.sqlite-wal", "r+b") as file:
+        noise = os.urandom(os.fstat(file.fileno()).st_size)
+        file.truncate(0 if truncated else None)
+        file.write(noise)
+    gahp.request("BLAH_JOB_SUBMIT", submit_ad(tmp_path, Cmd=cmd, Arguments=str(tmp_path)))
+    assert gahp.process.wait(30) == 1
+    (line,) = (line for line in gahp.log().splitlines() if " ERROR " in line)
+    assert f"The journal {tmp_path}/state/journal.sqlite is damaged (" in line
+    assert line.endswith("): this GAHP ends, and the next one makes it anew from S3 and AWS Batch.")
+    second = start()
+    (tmp_path / "go").touch()
+    assert [second.finish(job_id)[0] for job_id in ids] == [JobState.COMPLETED] * 3
+    assert [len(jobs_of(job_id)) for job_id in ids] == [1] * 3
+
+
 def test_a_damaged_journal_stays_damaged_while_s3_cannot_be_asked_and_ping_says_so(start, fault, jobs_of):
     first = start()
     job_id = first.submit()
@@ -429,8 +454,8 @@ def test_a_clock_that_jumps_by_days_loses_no_job_and_runs_none_twice(gahp, start
 @pytest.mark.parametrize(
     ("version", "sentence"),
     [
-        (99, "it was written by a newer version (schema 99, this program knows"),
-        (None, "File exists"),  # a file where the directory should be
+        (99, r"The journal in {0} was written by a newer version of this program \(schema 99, .*\): use that version\."),
+        (None, r"The journal {0}/journal\.sqlite cannot be used: {0} is not a directory\. See AWSBATCH_STATE_DIR\."),
     ],
 )
 def test_a_journal_that_cannot_be_used_shows_in_blah_ping_and_is_left_alone(start, tmp_path, version, sentence):
@@ -444,5 +469,5 @@ def test_a_journal_that_cannot_be_used_shows_in_blah_ping_and_is_left_alone(star
         state.write_text("a file")
     before = state.is_file() or (state / "journal.sqlite").read_bytes()
     code, message, *_ = start().perform("BLAH_PING", "awsbatch")
-    assert code != "0" and sentence in message and "AWSBATCH_STATE_DIR" in message
+    assert code != "0" and re.fullmatch(sentence.format(state), message)
     assert before == (state.is_file() or (state / "journal.sqlite").read_bytes())

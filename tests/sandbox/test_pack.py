@@ -9,6 +9,8 @@ import io
 import random
 import re
 import tarfile
+import threading
+import time
 import tracemalloc
 import zlib
 from typing import TYPE_CHECKING
@@ -502,6 +504,40 @@ def test_the_records_of_a_pack_are_read_line_by_line_and_many(site: Site) -> Non
     for index, record in enumerate(site.sandbox.records()):
         assert (record.text, record.pack, record.child) == (f"{index} {long}", PACK, index)
     assert index == 89
+
+
+class Slow:
+    """A client whose reads take a while, and which counts them: how many were begun, and the most at one time."""
+
+    def __init__(self, client) -> None:
+        self._client, self._lock = client, threading.Lock()
+        self.begun = self.now = self.most = 0
+
+    def get_object(self, **arguments):
+        with self._lock:
+            self.begun += 1
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(0.1)
+        with self._lock:
+            self.now -= 1
+        return self._client.get_object(**arguments)
+
+    def __getattr__(self, name: str):
+        return getattr(self._client, name)
+
+
+def test_the_manifests_of_many_runs_are_read_several_at_a_time_and_no_further_ahead(site: Site, new_sandbox) -> None:
+    names = [f"77-{n:02}-r" for n in range(12)]
+    for name in names:
+        site.sandbox.stage(name, site.request("true"), name)
+    slow = Slow(site.client)
+    records = new_sandbox(site.prefix, other=slow).records()  # of four threads
+    found = [next(records).text]
+    time.sleep(0.3)
+    assert (slow.begun, slow.most) == (4, 4)
+    assert found + [record.text for record in records] == names
+    assert (slow.begun, slow.most) == (12, 4)
 
 
 def test_a_record_that_is_too_long_is_left_out_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

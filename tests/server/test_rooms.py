@@ -26,7 +26,7 @@ ALLOWED = {
     "batch": {"model", "credentials", "lanes", "limits"},
     "gateway": {"model", "lanes", "metrics", "limits", "journal", "statedir", "story", "sandbox", "batch", "config"},
     "credentials": set(),
-    "site": {"model", "credentials", "limits", "meter", "batch", "config", "gateway", "journal", "sandbox"},
+    "site": {"model", "credentials", "limits", "meter", "batch", "config", "gateway", "journal", "sandbox", "statedir"},
     "server": {"model", "lanes", "config", "statedir", "protocol", "blah", "gateway", "site", "meter"},
     "provision": {"model", "lanes", "config", "limits", "batch", "sandbox", "gateway", "site"},
     "local": {"model"},

@@ -267,6 +267,36 @@ def test_a_start_that_fails_half_way_ends_the_program_and_its_ownership_of_runs(
     assert run_patched(environment, program).returncode == 1
 
 
+def test_a_signal_that_another_thread_gets_ends_it_at_once(environment):
+    """As one does that comes just before the thread that talks begins to wait: it is not interrupted then."""
+    program = """
+        import os, signal, threading, time
+        from gahp import server
+        def send():
+            time.sleep(0.5)
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+            time.sleep(20)
+            os._exit(3)
+        server._prepare = lambda service: send()
+        read, _ = os.pipe()
+        os.dup2(read, 0)
+    """
+    assert run_patched(environment, program).returncode == 0
+
+
+def test_damage_of_the_journal_ends_it_with_1_and_a_sentence_on_stderr(environment):
+    program = """
+        import logging, os, time
+        from gahp import server
+        logging.getLogger().addHandler(logging.NullHandler())
+        server._prepare = lambda service: (service._on_damage("It is damaged."), time.sleep(20), os._exit(3))
+        read, _ = os.pipe()
+        os.dup2(read, 0)
+    """
+    ended = run_patched(environment, program)
+    assert (ended.returncode, ended.stderr) == (1, b"awsbatch_gahp: It is damaged.\n")
+
+
 def test_the_ownership_of_its_runs_is_the_last_thing_that_a_gahp_gives_back(environment):
     """Its threads are still at work on them, and another GAHP would be too."""
     program = """
