@@ -1,7 +1,6 @@
 """Nothing is left running that HTCondor has forgotten: what it passes over, what it removed while nothing could be recorded."""
 
 import contextlib
-import os
 import re
 import sqlite3
 import subprocess
@@ -79,7 +78,7 @@ def test_a_run_that_htcondor_has_forgotten_is_found_and_ended_and_one_that_it_as
 def test_when_all_comes_back_after_days_what_is_wanted_is_in_doubt_at_most_and_is_not_ended(
     start, orphans, gahp, script, tmp_path
 ):
-    """`--unasked 0` stands for the days: no GAHP lives, or one that HTCondor has not asked anything yet."""
+    """No time at all stands for the days: no GAHP lives, or one that HTCondor has not asked anything yet."""
     job_id = gahp.submit(Cmd=script('until [ -e "$1/go" ]; do sleep 0.1; done'), Arguments=str(tmp_path))
     gahp.until(job_id, JobState.RUNNING)
     gahp.kill()
@@ -218,7 +217,7 @@ def test_a_removal_that_can_be_noted_nowhere_is_told_as_such(start, running, tmp
     poor = start(job_queue="")
     code, message = poor.perform("BLAH_JOB_CANCEL", job_id, wait_s=WAIT_S)
     assert code != "0" and "AWSBATCH_JOB_QUEUE is not set" in message
-    (why,) = re.findall(rf" The removal of {job_id} is not recorded: (.*)\. Mend that, then end the job, which", message)
+    (why,) = re.findall(rf" The removal of {job_id} is not recorded: (.*)\. Mend that; an hour after", message)
     assert why == f"{tmp_path}/state/remove-{job_id.rpartition('/')[2]} cannot be opened (Is a directory)"
     poor.close()
     (tmp_path / "state" / f"remove-{job_id.rpartition('/')[2]}").rmdir()
