@@ -150,7 +150,8 @@ def test_a_task_of_condorio_that_fails_is_held_for_its_output_and_removed_and_it
     events = read_log(workflow.submit_dir / workflows.NODES_LOG)
     (held,) = [event for event in events if event.number == HELD]
     assert "The job ended (exit code 1) without making its output f.b2, f.b1" in held.text
-    assert [event.number for event in events if event.job == held.job and event.number in (TERMINATED, ABORTED)] == [ABORTED]
+    # A schedd with very much to do has been seen to write the same removal twice.
+    assert {event.number for event in events if event.job == held.job and event.number in (TERMINATED, ABORTED)} == {ABORTED}
     # DAGMan's -1002 is a job that was removed. The streams of the failed try are there to be read.
     node = "preprocess_ID0000001"
     assert [line.rpartition("/")[2] for line in workflow.verdicts() if node in line] == [
