@@ -379,8 +379,9 @@ class Runs:
                 self._finish(live, state, report)
                 return None
         elif step is Step.CANCEL:
-            self._journal.update(run, wanted=Wanted.RUN)
-            self._answer(live, error, Wanted.HOLD)
+            with self._lock:
+                if run.wanted is Wanted.HOLD:  # and it has not been removed meanwhile
+                    self._not_held(live, error)
             return None
         elif step is Step.TERMINATE:
             self._answer(live, error, Wanted.REMOVE)
@@ -624,13 +625,8 @@ class Runs:
     def _answer(self, live: Live, error: BaseException | None, wanted: Wanted | None = None) -> None:
         """Tell those who wait for `wanted`, or for anything at all."""
         with self._lock:
-            waiting = [waiter for waiter in live.waiters if wanted in (None, waiter[0])]
-            live.waiters = tuple(waiter for waiter in live.waiters if waiter not in waiting)
-        for _, future in waiting:
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
+            waiting = _take_waiters(live, wanted)
+        _tell(waiting, error)
 
     def unfinished(self, name: str) -> str:
         """The first run that is not over of the one called `name` and those whose place it and they took; "" if all are."""
@@ -759,9 +755,8 @@ class Runs:
         elif has_news(before, job, started=run.started):
             self._journal.update(run, news=of_batch(job, self._clock()))
         if not job.over and run.wanted is Wanted.HOLD and job.status in ("STARTING", "RUNNING"):
-            self._journal.update(run, wanted=Wanted.RUN)
             live.ending_asked = False
-            self._answer(
+            self._not_held(
                 live, Refused(f"The job {run.job_id} has started on AWS Batch and cannot be held there: remove it instead.")
             )
         if job.never_fits and run.wanted is Wanted.RUN and not live.busy:
@@ -801,6 +796,13 @@ class Runs:
             self._journal.update(run, state=RunState.COLLECTING)
 
 
+    def _not_held(self, live: Live, refusal: Refused) -> None:
+        """It runs on. Holds the lock."""
+        waiting = _take_waiters(live, Wanted.HOLD)
+        # Who is told so must not find it held by the next GAHP: the wish is taken back before.
+        written = self._journal.update(live.run, wanted=Wanted.RUN)
+        after(written, lambda done: _tell(waiting, done.exception() or refusal))
+
     def _suspended(self, live: Live) -> None:
         # Who is told so resumes it next: by then another GAHP must find it held.
         written = self._journal.update(live.run, state=RunState.SUSPENDED)
@@ -820,6 +822,21 @@ class Runs:
             else:
                 self._ended(live)
         self._let_go(live)
+
+
+def _take_waiters(live: Live, wanted: Wanted | None) -> list[Future[None]]:
+    """Those who wait for `wanted`, or for anything at all, and wait no more. With the lock held."""
+    taken = [future for what, future in live.waiters if wanted in (None, what)]
+    live.waiters = tuple(waiter for waiter in live.waiters if waiter[1] not in taken)
+    return taken
+
+
+def _tell(waiting: list[Future[None]], error: BaseException | None) -> None:
+    for future in waiting:
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
 
 
 def _unpacked(run: Run) -> dict[str, Any]:

@@ -33,7 +33,7 @@ WRITES: dict[str, Case] = {
     "SUBMITTING in runs._revive": ("damaged", ["write SUBMITTED after", "write SUBMITTING after"]),
     "STAGED in runs._resume": ("suspend", ["SubmitJob 2 after"]),
     "ACCEPTED in runs._resume": ("suspend early", ["write STAGED after"]),
-    "wanted RUN in runs._refused": ("refused hold", ["DescribeJobs 20 after"]),
+    "wanted RUN in runs._not_held": ("refused hold", ["DescribeJobs 20 after"]),
     "STAGED in runs._stage": ("", ["write STAGED after"]),
     "pack SUBMITTING in packs._submit 1": ("pack", ["SubmitJob after"]),
     "pack ACCEPTED in packs._submit 2": ("throttled pack", ["write pack ACCEPTED after"]),
@@ -59,7 +59,6 @@ WRITES: dict[str, Case] = {
     "forgotten in runs._adopt": ("forgotten", ["write COMPLETED after", "write discarded after", "write forgotten after"]),
     "discarded in runs._clean": ("cleaned", ["write COMPLETED after", "write discarded after"]),
     "started in runs._take_in 1": ("", ["write started after"]),
-    "wanted RUN in runs._take_in 3": ("started hold", ["write wanted RUN after"]),
     "COLLECTING in runs._ended 1": ("remove", ["write COLLECTING after"]),
     "COLLECTING in runs._ended 2": ("", ["write COLLECTING after"]),
 }

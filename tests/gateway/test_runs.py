@@ -217,12 +217,12 @@ def test_the_wait_for_the_listing_begins_anew_for_a_gahp_that_takes_over(world):
     assert world.batch.count("find") >= 2
 
 
-def no_room_for(world, monkeypatch, state):
-    """The disk takes no write of that state until the event that is returned is set."""
+def no_room_for(world, monkeypatch, **value):
+    """The disk takes no write of that value until the event that is returned is set."""
     transact, room = world.journal._transact, threading.Event()
 
     def refuse(group):
-        if not room.is_set() and any(write.values.get("state") == state for write in group):
+        if not room.is_set() and any(value.items() <= write.values.items() for write in group):
             raise sqlite3.OperationalError("database or disk is full")
         transact(group)
 
@@ -233,7 +233,7 @@ def no_room_for(world, monkeypatch, state):
 def test_the_end_of_a_run_is_told_only_when_it_is_on_disk(world, monkeypatch):
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
-    room = no_room_for(world, monkeypatch, "COMPLETED")
+    room = no_room_for(world, monkeypatch, state="COMPLETED")
     world.batch.set("id-1-0-a", status="SUCCEEDED", started=5.0)
     world.until(lambda: world.journal._problem)
     assert not world.runs.stands(run.name)[1].state.final
@@ -245,7 +245,7 @@ def test_the_end_of_a_run_is_told_only_when_it_is_on_disk(world, monkeypatch):
 def test_a_hold_is_told_only_when_it_is_on_disk(world, monkeypatch):
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
-    room = no_room_for(world, monkeypatch, "SUSPENDED")
+    room = no_room_for(world, monkeypatch, state="SUSPENDED")
     hold = world.runs.want(run.name, Wanted.HOLD)
     world.until(lambda: world.batch.count("cancel") == 1)
     world.batch.set("id-1-0-a", status="FAILED", status_reason="Held by HTCondor", cancelled=True)
@@ -254,6 +254,45 @@ def test_a_hold_is_told_only_when_it_is_on_disk(world, monkeypatch):
     room.set()
     hold.result(10)
     assert world.journal.find(run.name).state is RunState.SUSPENDED
+
+
+@pytest.mark.parametrize("why", ["AccessDeniedException", "has started"])
+def test_a_hold_is_refused_only_when_it_is_off_the_disk(world, monkeypatch, why):
+    """Else the next GAHP holds a job of which HTCondor has been told that it runs on."""
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    room = no_room_for(world, monkeypatch, wanted="RUN")
+    world.batch.fail["cancel"] = [Refused("AccessDeniedException: batch:CancelJob")] * (why == "AccessDeniedException")
+    hold = world.runs.want(run.name, Wanted.HOLD)
+    world.until(lambda: world.batch.count("cancel") == 1)
+    if why == "has started":
+        world.batch.set("id-1-0-a", status="STARTING")
+    world.until(lambda: world.journal._problem)
+    assert not hold.done()
+    room.set()
+    with pytest.raises(Refused, match=why):
+        hold.result(10)
+    assert world.journal.find(run.name).wanted is Wanted.RUN
+
+
+def test_a_removal_outlives_the_refusal_of_the_hold_before_it(world, monkeypatch):
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    entered, go_on = threading.Event(), threading.Event()
+
+    def cancel(job_id, reason):
+        entered.set()
+        go_on.wait(10)
+        raise Refused("AccessDeniedException: batch:CancelJob")
+
+    monkeypatch.setattr(world.batch, "cancel", cancel)
+    world.runs.want(run.name, Wanted.HOLD)
+    assert entered.wait(10)
+    removal = world.runs.want(run.name, Wanted.REMOVE)
+    go_on.set()
+    removal.result(10)
+    world.until(lambda: run.state is RunState.REMOVED)
+    assert world.batch.count("terminate") == 1
 
 
 def test_the_run_whose_place_another_takes_is_ended_also_if_nobody_lived_to_ask_for_it(world):
