@@ -39,11 +39,8 @@ def watch(client: Any, service: str, counts: Counts = COUNTS) -> None:
             context[key] = time.perf_counter()
 
     def told(name: str, context: dict[str, Any] | None, how: str) -> None:
-        operation = name.rpartition(".")[2]
-        counts.add("calls", service, operation, how)
         begun = (context or {}).get(key)
-        if begun is not None:
-            counts.observe("call_duration_seconds", time.perf_counter() - begun, service, operation)
+        tell(service, name.rpartition(".")[2], how, None if begun is None else time.perf_counter() - begun, counts)
 
     def end(event_name: str, http_response: Any, parsed: dict[str, Any], context: dict[str, Any] | None = None, **_: Any) -> None:
         told(event_name, context, outcome(int(http_response.status_code), str(parsed.get("Error", {}).get("Code", ""))))
@@ -55,6 +52,13 @@ def watch(client: Any, service: str, counts: Counts = COUNTS) -> None:
     events.register("before-call", begin, unique_id=f"{key}-before")
     events.register("after-call", end, unique_id=f"{key}-after")
     events.register("after-call-error", lost, unique_id=f"{key}-lost")
+
+
+def tell(service: str, operation: str, how: str, seconds: float | None, counts: Counts = COUNTS) -> None:
+    """Count one call to AWS."""
+    counts.add("calls", service, operation, how)
+    if seconds is not None:
+        counts.observe("call_duration_seconds", seconds, service, operation)
 
 
 def user_name() -> str:

@@ -19,9 +19,10 @@ from gahp.config import Config
 from gahp.gateway import Gateway, rebuild
 from gahp.journal import Damaged, Journal
 from gahp.limits import Limiter, Tops
-from gahp.meter import watch
+from gahp.meter import tell, watch
+from gahp.metrics import outcome
 from gahp.model import Refused, Transient, one_line
-from gahp.sandbox import Sandbox
+from gahp.sandbox import Sandbox, Shortcut
 from gahp.statedir import trouble
 
 _CONNECT_TIMEOUT_S = 10
@@ -30,6 +31,12 @@ _READ_TIMEOUT_S = 60
 
 def clients(config: Config) -> tuple[Any, Any]:
     """boto3 clients for Batch and S3. Raises Refused when Region or profile are not to be had."""
+    batch, s3, _ = _clients(config)
+    return batch, s3
+
+
+def _clients(config: Config) -> tuple[Any, Any, Shortcut]:
+    """And what gets objects with less work than the client for S3."""
     try:
         session = credentials.session(config.profile, config.region)
         if session.region_name is None:
@@ -53,11 +60,17 @@ def clients(config: Config) -> tuple[Any, Any]:
         s3 = session.client("s3", endpoint_url=endpoint, config=again)
         watch(batch, "batch")
         watch(s3, "s3")
-        return batch, s3
+        return batch, s3, Shortcut(s3, session.get_credentials(), _tell_get)
     except BotoCoreError as error:
         raise Refused(
             one_line(f"AWS cannot be used: {str(error).rstrip('.')}. See AWSBATCH_PROFILE and AWSBATCH_REGION.")
         ) from error
+
+
+def _tell_get(status: int, seconds: float) -> None:
+    # Of S3's 503 the reason, in the body, is not read.
+    how = outcome(status, "SlowDown" if status == 503 else "") if status else "lost"
+    tell("s3", "GetObject", how, seconds)
 
 
 def other_client(config: Config, service: str, attempts: int = 3) -> Any:
@@ -95,9 +108,16 @@ def open_gateway(config: Config, on_damage: Callable[[str], None] = lambda _: No
     """A Gateway for this site, not yet started. Raises Refused with what has to be set or mended first. `on_damage`: as Journal
     has it."""
     config.require()
-    batch_client, s3_client = clients(config)
-    region = config.region or s3_client.meta.region_name
-    sandbox = Sandbox(s3_client, config.bucket, config.prefix, config.transfer_threads, config.shared_directories, region=region)
+    batch_client, s3_client, shortcut = _clients(config)
+    sandbox = Sandbox(
+        s3_client,
+        config.bucket,
+        config.prefix,
+        config.transfer_threads,
+        config.shared_directories,
+        region=config.region or s3_client.meta.region_name,
+        shortcut=shortcut,
+    )
     batch = Batch(
         batch_client,
         definition=config.job_definition,

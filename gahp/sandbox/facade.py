@@ -25,6 +25,7 @@ from gahp.sandbox.blobs import Blobs
 from gahp.sandbox.manifest import JobPart
 from gahp.sandbox.outcome import Outcome
 from gahp.sandbox.place import Placement, Target
+from gahp.sandbox.shortcut import Shortcut
 from gahp.sandbox.store import MULTIPART, S3Client, Store
 from gahp.sandbox.tarstream import DamagedResult, Member, Readable, damaged, members
 
@@ -50,12 +51,20 @@ class Sandbox:
     """The sandboxes of one site, in s3://bucket/prefix. Threads may share it. Every method may raise Refused or Transient."""
 
     def __init__(
-        self, client: S3Client, bucket: str, prefix: str, threads: int = 8, shared: Sequence[str] = (), *, region: str = ""
+        self,
+        client: S3Client,
+        bucket: str,
+        prefix: str,
+        threads: int = 8,
+        shared: Sequence[str] = (),
+        *,
+        region: str = "",
+        shortcut: Shortcut | None = None,
     ) -> None:
         self.region = region
         """The bucket's, for GAHP_REGION of the container; "" if that is not known."""
         self._shared = tuple(shared)
-        self._store = Store(client, bucket, prefix)
+        self._store = Store(client, bucket, prefix, shortcut)
         self._blobs = Blobs(self._store, threads)
         self._threads = threads
         self._transfers = concurrent.futures.ThreadPoolExecutor(threads, "transfer")

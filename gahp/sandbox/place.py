@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import stat
@@ -283,7 +284,9 @@ def _mode(target: Target) -> int:
         return 0o666 & ~_umask()
 
 
+@functools.cache
 def _umask() -> int:
+    """This process's, which nothing changes while it places files; to ask the kernel for it any other way is to change it."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         for line in status:
             if line.startswith("Umask:"):

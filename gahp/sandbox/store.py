@@ -22,6 +22,7 @@ from urllib3.exceptions import HTTPError
 
 from gahp.credentials import FAILURES
 from gahp.model import Refused, Transient, one_line
+from gahp.sandbox.shortcut import Shortcut
 
 MULTIPART = 16 * 1024 * 1024
 _TRANSFER = TransferConfig(multipart_threshold=MULTIPART, multipart_chunksize=MULTIPART, max_concurrency=4, max_io_queue=64)
@@ -62,8 +63,9 @@ class S3Client(Protocol):
 class Store:
     """The objects below s3://bucket/prefix. Keys are relative to the prefix. Threads may share it, as they may share a client."""
 
-    def __init__(self, client: S3Client, bucket: str, prefix: str) -> None:
+    def __init__(self, client: S3Client, bucket: str, prefix: str, shortcut: Shortcut | None = None) -> None:
         self._client = client
+        self._shortcut = shortcut
         self._bucket = bucket
         self._prefix = prefix.strip("/")
 
@@ -140,8 +142,9 @@ class Store:
     def reading(self, key: str) -> Iterator[tuple[int, Body] | None]:
         """Size and body of an object, or None when there is none. What goes wrong while the body is read is mapped too."""
         with self._errors("read"):
+            answer = self._shortcut.get(self._bucket, self._key(key)) if self._shortcut else None
             try:
-                answer = self._client.get_object(Bucket=self._bucket, Key=self._key(key))
+                answer = answer or self._client.get_object(Bucket=self._bucket, Key=self._key(key))
             except botocore.exceptions.ClientError as error:
                 if _code(error) not in _ABSENT:
                     raise

@@ -26,7 +26,10 @@ ALLOWED = {
     "batch": {"model", "credentials", "lanes", "limits"},
     "gateway": {"model", "lanes", "metrics", "limits", "journal", "statedir", "story", "sandbox", "batch", "config"},
     "credentials": set(),
-    "site": {"model", "credentials", "limits", "meter", "batch", "config", "gateway", "journal", "sandbox", "statedir"},
+    "site": {
+        *("model", "credentials", "limits", "meter", "metrics", "batch", "config", "gateway", "journal", "sandbox"),
+        "statedir",
+    },
     "server": {"model", "lanes", "config", "statedir", "protocol", "blah", "gateway", "site", "meter"},
     "provision": {"model", "lanes", "config", "limits", "batch", "sandbox", "gateway", "site"},
     "local": {"model"},
