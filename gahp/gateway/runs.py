@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from typing import Any
+from typing import Any, Union
 
 from gahp import story
 from gahp.batch import BULK, Batch, BatchJob, Unsure, shape
@@ -47,6 +47,10 @@ _CLEAN_FIRST_S = 2.0
 _CLEAN_EVERY_S = 30.0
 _CLEAN_AT_ONCE = 200
 _NO_ROOM_S = 0.25
+
+
+# What a step leaves: in how many seconds it is to be tried again, None for what comes next at once, or when it is on disk.
+_Outcome = Union[float, None, "Future[None]"]
 
 
 class Runs:
@@ -113,7 +117,7 @@ class Runs:
             Step.DROP: local,
             Step.SUSPEND: local,
         }
-        self._steps: dict[Step, Callable[[Live], float | None]] = {
+        self._steps: dict[Step, Callable[[Live], _Outcome]] = {
             Step.STAGE: self._stage,
             Step.SUBMIT: self._submit,
             Step.LOOK_UP: self._look_up,
@@ -307,13 +311,15 @@ class Runs:
     def _perform(self, live: Live, step: Step) -> None:
         if not self._begin(live, step):
             return
-        delay: float | None = None
-        failure: Exception | None = None
         try:
-            delay = self._steps[step](live)
+            outcome = self._steps[step](live)
         except Exception as error:
-            failure = error
-        self._done(live, step, delay, failure)
+            self._done(live, step, None, error)
+            return
+        if isinstance(outcome, Future):
+            after(outcome, lambda written: self._done(live, step, None, written.exception()))
+        else:
+            self._done(live, step, outcome, None)
 
     def _begin(self, live: Live, step: Step) -> bool:
         """Whether `step` is to be done now; then nobody else works on this run until `_done`."""
@@ -329,7 +335,7 @@ class Runs:
             live.again = False
             return True
 
-    def _done(self, live: Live, step: Step, delay: float | None, error: Exception | None) -> None:
+    def _done(self, live: Live, step: Step, delay: float | None, error: BaseException | None) -> None:
         """A step has come to its end, or to an error: what comes next, and when."""
         try:
             if error is None:
@@ -376,7 +382,7 @@ class Runs:
             if run.wanted is Wanted.REMOVE:
                 state, report = RunState.REMOVED, removed(live.job)
             with contextlib.suppress(Transient):
-                self._finish(live, state, report)
+                self._finish(live, state, report).result()
                 return None
         elif step is Step.CANCEL:
             with self._lock:
@@ -529,22 +535,20 @@ class Runs:
             # Not for a removal that has come meanwhile: that asks for more.
             live.ending_asked = live.run.wanted is Wanted.HOLD
 
-    def _collect(self, live: Live) -> None:
+    def _collect(self, live: Live) -> _Outcome:
         run, job = live.run, live.job
         if job is None or (not job.described and (job.status == "FAILED" or job.attempts)):
             job = self._described(live)
         if live.run.state is not RunState.COLLECTING:
-            return
+            return None
         if job is not None and ended_by_somebody(job) and job.status_reason.startswith(_NEVER):
-            self._never(live, job.status_reason.removeprefix(_NEVER))
-            return
+            return self._never(live, job.status_reason.removeprefix(_NEVER))
         if job is not None and ended_by_somebody(job):
-            self._finish(live, RunState.REMOVED, removed(job))
-            return
+            return self._finish(live, RunState.REMOVED, removed(job))
         request = self._journal.request(run.name)
         outcome = self._sandbox.collect(run.name, run.submission, request, lambda found: self._is_last(live, found))
         if live.run.state is not RunState.COLLECTING:
-            return
+            return None
         job = live.job
         if outcome is None:
             claimant = self._sandbox.claimant(run.name, run.submission)
@@ -552,14 +556,14 @@ class Runs:
                 log.warning("%s: AWS Batch had it twice, and %s runs it: followed from now on", run.name, claimant)
                 live.job = None
                 self._journal.update(run, state=RunState.SUBMITTED, native_id=claimant, started=False)
-                return
+                return None
             if job is not None and not job.described:
                 # What a list or an event has told needs no proof where the result is there.
                 job = self._described(live)
                 if live.run.state is not RunState.COLLECTING:
-                    return
+                    return None
         report = decide(request, job, outcome)
-        self._finish(live, RunState.COMPLETED if report.state is JobState.COMPLETED else RunState.HELD, report, outcome)
+        return self._finish(live, RunState.COMPLETED if report.state is JobState.COMPLETED else RunState.HELD, report, outcome)
 
     def _is_last(self, live: Live, outcome: Outcome) -> bool:
         """An attempt that was told to end, as when its host goes away, leaves what it has; if Batch has begun another since, that
@@ -580,8 +584,8 @@ class Runs:
         live.job = job
         return job
 
-    def _drop(self, live: Live) -> None:
-        self._finish(live, RunState.REMOVED, removed(live.job))
+    def _drop(self, live: Live) -> _Outcome:
+        return self._finish(live, RunState.REMOVED, removed(live.job))
 
     def _suspend(self, live: Live) -> None:
         self._end_doubles(live.run)
@@ -608,16 +612,22 @@ class Runs:
         except Refused as error:
             raise Transient(str(error)) from error
 
-    def _finish(self, live: Live, state: RunState, report: JobReport, outcome: Outcome | None = None) -> None:
-        """The end of a run: on disk before anybody is told, so that it is told the same for ever."""
+    def _finish(self, live: Live, state: RunState, report: JobReport, outcome: Outcome | None = None) -> Future[None]:
+        """The end of a run: on disk before anybody is told, so that it is told the same for ever. Who has others to collect need
+        not wait until it is."""
         self._end_doubles(live.run)
         self._packs.hold(live, None)
         news = {**(of_batch(live.job, self._clock()) if live.job else {}), **of_record(outcome)}
-        self._journal.record(live.run, news=news, report=report, state=state).result()
-        log.info("%s: %s%s", live.run.name, state.name, f": {report.hold_reason}" if report.hold_reason else "")
+        written = self._journal.record(live.run, news=news, report=report, state=state)
+        after(written, lambda done: self._over(live) if done.exception() is None else None)
+        return written
+
+    def _over(self, live: Live) -> None:
+        run, report = live.run, live.run.report
+        log.info("%s: %s%s", run.name, run.state.name, f": {report.hold_reason}" if report and report.hold_reason else "")
         with self._lock:
-            self._live.pop(live.run.name, None)
-            self._lately[live.run.name] = live.run
+            self._live.pop(run.name, None)
+            self._lately[run.name] = run
             if len(self._lately) > _LATELY:
                 self._lately.popitem(last=False)
         self._answer(live, None)
@@ -769,15 +779,15 @@ class Runs:
             why = job.status_reason.rstrip(".")
             # Whoever finds it ended, this GAHP or the next, reads there why it was.
             self._batch.terminate(job.id, f"{_NEVER}{why}"[:1000])
-            self._never(live, why)
+            self._never(live, why).result()
         except (Transient, Refused) as error:
             log.warning("%s: cannot be ended: %s", live.run.name, error)
         finally:
             self._let_go(live)
 
-    def _never(self, live: Live, why: str) -> None:
+    def _never(self, live: Live, why: str) -> Future[None]:
         reason = f"AWS Batch can never start the job: {why}. Change request_memory, request_cpus or request_gpus."
-        self._finish(live, RunState.HELD, held(reason, HoldCode.OUT_OF_RESOURCES, live.job))
+        return self._finish(live, RunState.HELD, held(reason, HoldCode.OUT_OF_RESOURCES, live.job))
 
     def _ended(self, live: Live) -> None:
         """The container is over, or Batch has forgotten it. Holds the lock."""
