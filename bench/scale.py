@@ -1,4 +1,4 @@
-"""Parts c and d: many jobs on a simulated account and a clock that skips idle time: calls, delays, memory, CPU, and their growth.
+"""Parts c, d and g: many jobs on a simulated account and a clock that skips idle time: calls, delays, memory, CPU, their growth.
 
 Everything of ours is real but for AWS: gateway, journal on disk, threads, limits. One process, `python -m bench.scale CASE`,
 measures one case and prints it as JSON, so that memory is that case's own.
@@ -7,6 +7,7 @@ measures one case and prints it as JSON, so that memory is that case's own.
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import dataclasses
 import json
@@ -33,6 +34,7 @@ LATENCY_S = {"submit_job": 0.03, "*": 0.015}
 _LIMIT_S = 6 * 3600.0  # of the simulated clock
 _LOOK_S = 5.0
 _CASE_S = 420.0  # of real time, for one case
+_LONG_CASE_S = 3 * 3600.0
 RAMDISK = "/dev/shm"
 
 
@@ -52,14 +54,14 @@ class Case:
     knobs: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def run(case: Case) -> dict[str, Any]:
-    """Measure a case in a process of its own."""
+def run(case: Case, limit_s: float = _CASE_S) -> dict[str, Any]:
+    """Measure a case in a process of its own. Raises RuntimeError when that fails, or takes more than `limit_s` of real time."""
     words = json.dumps(dataclasses.asdict(case))
     command = [sys.executable, "-m", "bench.scale", words]
     try:
-        done = subprocess.run(command, cwd=SOURCE, stdout=subprocess.PIPE, check=False, timeout=_CASE_S)
+        done = subprocess.run(command, cwd=SOURCE, stdout=subprocess.PIPE, check=False, timeout=limit_s)
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"not simulated within {_CASE_S:g} s") from None
+        raise RuntimeError(f"not simulated within {limit_s:g} s") from None
     if done.returncode != 0:
         raise RuntimeError(f"the simulation of {case} failed with {done.returncode}")
     return dict(json.loads(done.stdout))
@@ -94,7 +96,7 @@ class _Site:
             "AWSBATCH_LOG": "none",
             **case.knobs,
         }
-        site.clients = lambda _: tuple(self.clients)
+        site.clients = lambda _: site.Clients(*self.clients)
         gateway = site.open_gateway(load(knobs.get))
         gateway.start()
         return gateway
@@ -237,31 +239,8 @@ def measure_calls(sizes: Sequence[int] = CALLS) -> Found:
 
 def measure_scale(sizes: Sequence[int] = SIZES, three: int = 10_000) -> Found:
     """Part d: growth, and three clients of one account."""
-    rows, missing = [], []
-    lines: dict[str, list[tuple[float, float]]] = {name: [] for name in ("calls", "cpu", "memory", "delay", "submitted")}
-    for jobs in sizes:
-        try:
-            found = run(Case(jobs, gahps=3, latency=jobs <= 10_000))
-        except RuntimeError as error:
-            missing.append(f"d: {jobs} jobs: {error}")
-            continue
-        problem = _problem(found, jobs)
-        if problem:
-            missing.append(f"d: {jobs} jobs: {problem}")
-        what = f"{jobs:,} jobs, three GAHPs, 50 SubmitJob/s"
-        p95 = found["delays_s"][1]
-        cpu = 1000 * found["cpu_s"] / jobs
-        rows += [
-            Row("d", f"simulated: all in Batch, {what}", found["taken_s"], "s", note=f"{found['throttled']} calls throttled"),
-            Row("d", f"simulated: AWS Batch calls a job, {what}", sum(found["batch_calls"].values()) / jobs, ""),
-            Row("d", f"simulated: CPU a job, the simulation's too, {what}", cpu, "ms"),
-            Row("d", f"simulated: end to report, p95, {what}", p95, "s", goal=_REPORT_GOAL, met=p95 < _REPORT_GOAL_S),
-        ]
-        lines["calls"].append((jobs, sum(found["batch_calls"].values())))
-        lines["cpu"].append((jobs, found["cpu_s"]))
-        lines["memory"].append((jobs, found["peak_mb"]))
-        lines["delay"].append((jobs, p95))
-        lines["submitted"].append((jobs, found["taken_s"]))
+    grown = _grow("d", [Case(jobs, gahps=3, latency=jobs <= 10_000) for jobs in sizes], _CASE_S)
+    rows = list(grown.rows)
     found = run(Case(three, gahps=3, submit_only=True))
     taken, failed = found["taken_s"], three - found["taken"] + found["states"].get("HELD", 0)
     rows.append(
@@ -277,16 +256,44 @@ def measure_scale(sizes: Sequence[int] = SIZES, three: int = 10_000) -> Found:
             f"simulated time; {found['throttled']} calls throttled, {failed} failed",
         )
     )
-    names = {
-        "calls": ("AWS Batch calls", "calls"),
-        "cpu": ("CPU, s", "s"),
-        "memory": ("memory, the simulation's too, MB", "MB"),
-        "delay": ("end to report, p95, s", "s"),
-        "submitted": ("until Batch has all, s", "s"),
-    }
+    return Found(rows, grown.curves, grown.missing)
+
+
+def measure_million(jobs: int = 1_000_000) -> Found:
+    """Part g: the growth of part d to its last point, for which there is no time in half an hour."""
+    return _grow("g", [Case(jobs, gahps=3, latency=False)], _LONG_CASE_S)
+
+
+def _grow(part: str, cases: Sequence[Case], limit_s: float) -> Found:
+    """Each case from the first submit to the last report, as rows, and as points of the lines that show how it grows."""
+    rows, missing = [], []
+    lines: dict[str, list[tuple[float, float]]] = collections.defaultdict(list)
+    for case in cases:
+        jobs = case.jobs
+        try:
+            found = run(case, limit_s)
+        except RuntimeError as error:
+            missing.append(f"{part}: {jobs} jobs: {error}")
+            continue
+        problem = _problem(found, jobs)
+        if problem:
+            missing.append(f"{part}: {jobs} jobs: {problem}")
+        what = f"{jobs:,} jobs, three GAHPs, 50 SubmitJob/s"
+        calls, p95 = sum(found["batch_calls"].values()), found["delays_s"][1]
+        cpu = 1000 * found["cpu_s"] / jobs
+        rows += [
+            Row(part, f"simulated: all in Batch, {what}", found["taken_s"], "s", note=f"{found['throttled']} calls throttled"),
+            Row(part, f"simulated: AWS Batch calls a job, {what}", calls / jobs, ""),
+            Row(part, f"simulated: CPU a job, the simulation's too, {what}", cpu, "ms"),
+            Row(part, f"simulated: end to report, p95, {what}", p95, "s", goal=_REPORT_GOAL, met=p95 < _REPORT_GOAL_S),
+        ]
+        lines["AWS Batch calls"].append((jobs, calls))
+        lines["CPU, s"].append((jobs, found["cpu_s"]))
+        lines["memory, the simulation's too, MB"].append((jobs, found["peak_mb"]))
+        lines["end to report, p95, s"].append((jobs, p95))
+        lines["until Batch has all, s"].append((jobs, found["taken_s"]))
     curves = [
-        Curve("d", "growth-with-jobs", names[key][0], "jobs", "in the unit of each line", tuple(points))
-        for key, points in lines.items()
+        Curve(part, "growth-with-jobs", line, "jobs", "in the unit of each line", tuple(points)) for line, points in lines.items()
     ]
     return Found(rows, curves, missing)
 

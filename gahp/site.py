@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from botocore.config import Config as ClientConfig
 from botocore.exceptions import BotoCoreError
@@ -29,14 +29,16 @@ _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60
 
 
-def clients(config: Config) -> tuple[Any, Any]:
-    """boto3 clients for Batch and S3. Raises Refused when Region or profile are not to be had."""
-    batch, s3, _ = _clients(config)
-    return batch, s3
+class Clients(NamedTuple):
+    """boto3 clients, and what gets objects with less work than the one for S3."""
+
+    batch: Any
+    s3: Any
+    shortcut: Shortcut | None = None
 
 
-def _clients(config: Config) -> tuple[Any, Any, Shortcut]:
-    """And what gets objects with less work than the client for S3."""
+def clients(config: Config) -> Clients:
+    """What calls Batch and S3. Raises Refused when Region or profile are not to be had."""
     try:
         session = credentials.session(config.profile, config.region)
         if session.region_name is None:
@@ -60,7 +62,7 @@ def _clients(config: Config) -> tuple[Any, Any, Shortcut]:
         s3 = session.client("s3", endpoint_url=endpoint, config=again)
         watch(batch, "batch")
         watch(s3, "s3")
-        return batch, s3, Shortcut(s3, session.get_credentials(), _tell_get)
+        return Clients(batch, s3, Shortcut(s3, session.get_credentials(), _tell_get))
     except BotoCoreError as error:
         raise Refused(
             one_line(f"AWS cannot be used: {str(error).rstrip('.')}. See AWSBATCH_PROFILE and AWSBATCH_REGION.")
@@ -108,14 +110,14 @@ def open_gateway(config: Config, on_damage: Callable[[str], None] = lambda _: No
     """A Gateway for this site, not yet started. Raises Refused with what has to be set or mended first. `on_damage`: as Journal
     has it."""
     config.require()
-    batch_client, s3_client, shortcut = _clients(config)
+    batch_client, s3, shortcut = clients(config)
     sandbox = Sandbox(
-        s3_client,
+        s3,
         config.bucket,
         config.prefix,
         config.transfer_threads,
         config.shared_directories,
-        region=config.region or s3_client.meta.region_name,
+        region=config.region or s3.meta.region_name,
         shortcut=shortcut,
     )
     batch = Batch(

@@ -135,7 +135,7 @@ def _from_s3(site: views.Site, found: History, error: bool) -> Iterator[bytes] |
 
     try:
         site.settings.require()
-        _, client = clients(site.settings)
+        client = clients(site.settings).s3
         sandbox = Sandbox(client, site.settings.bucket, site.settings.prefix, 1)
         try:
             return sandbox.stream(found.name, found.submission, error=error)

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
         raise Refused(
             f"There is no journal in {settings.state_dir}: run this as the user whose jobs they are, or set AWSBATCH_STATE_DIR."
         )
-    client, _ = clients(settings)
+    client = clients(settings).batch
     batch = Batch(client, definition=settings.job_definition, limiter=limiter(settings), persistent=True)
     journal = Journal(settings.state_dir)
     try:

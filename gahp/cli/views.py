@@ -39,7 +39,7 @@ class Site:
             from gahp.batch import Batch  # noqa: PLC0415  boto3 is slow to load, and many a look needs no AWS
             from gahp.site import clients, limiter  # noqa: PLC0415
 
-            client, _ = clients(self.settings)
+            client = clients(self.settings).batch
             self._batch = Batch(client, definition=self.settings.job_definition, limiter=limiter(self.settings, _PATIENCE_S))
         return self._batch
 

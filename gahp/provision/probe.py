@@ -149,7 +149,7 @@ def _times(config: Config, report: JobReport, begun: float, ended: float) -> dic
 
 
 def _describe(config: Config, native_id: str) -> dict[str, Any]:
-    batch, _ = site.clients(config)
+    batch = site.clients(config).batch
     try:
         found = batch.describe_jobs(jobs=[native_id])["jobs"] if native_id else []
     except Exception as error:
@@ -163,7 +163,7 @@ def _clean_up(config: Config, gateway: Gateway, job_id: str) -> None:
         if not gateway.status(job_id).result(_SUBMIT_LIMIT_S).state.final:
             gateway.cancel(job_id).result(_CANCEL_LIMIT_S)
     with contextlib.suppress(Exception):
-        _, s3 = site.clients(config)
+        s3 = site.clients(config).s3
         sandbox = Sandbox(s3, config.bucket, config.prefix)
         try:
             sandbox.discard(job_id.rpartition("/")[2])
