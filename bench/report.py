@@ -142,13 +142,15 @@ def save(found: dict[str, Any], folder: Path = RESULTS) -> list[Path]:
     folder.mkdir(exist_ok=True)
     written = [folder / "latest.json"]
     written[0].write_text(json.dumps(found, indent=1) + "\n")
-    plots: dict[str, list[dict[str, Any]]] = {}
-    for curve in found["curves"]:
-        plots.setdefault(curve["plot"], []).append(curve)
+    plots: dict[str, dict[str, dict[str, Any]]] = {}
+    for curve in found["curves"]:  # two parts may have measured points of one line
+        lines = plots.setdefault(curve["plot"], {})
+        points = [*lines.get(curve["line"], {}).get("points", ()), *curve["points"]]
+        lines[curve["line"]] = {**curve, "points": sorted(points)}
     about = f"{found['machine']['cpu']}, {found['machine']['cores']} cores; {found['date']}"
-    for name, curves in plots.items():
+    for name, lines in plots.items():
         path = folder / f"{name}.svg"
-        path.write_text(draw(name.replace("-", " "), curves, about))
+        path.write_text(draw(name.replace("-", " "), list(lines.values()), about))
         written.append(path)
     return written
 

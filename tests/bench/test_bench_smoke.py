@@ -63,6 +63,15 @@ def test_three_gahps_of_one_account_get_all_jobs_into_batch():
     assert three.ours > 0 and ", 0 failed" in three.note
 
 
+def test_the_long_part_measures_one_more_point_of_the_same_lines(tmp_path):
+    few, many = scale.measure_scale((12,), 130), scale.measure_million(24)
+    assert (few.missing, many.missing) == ([], []) and {row.part for row in many.rows} == {"g"}
+    results = report.merge(many, "g", FACTS, report.merge(few, "d", FACTS, {}))
+    report.save(results, tmp_path)
+    drawn = (tmp_path / "growth-with-jobs.svg").read_text()
+    assert drawn.count("<polyline") == 5 and drawn.count("AWS Batch calls") == 1
+
+
 def test_sandboxes_are_measured_against_s5cmd():
     found = transfer.measure(100_000, 3)
     assert {row.peer_name for row in found.rows} == {"s5cmd"} and len(found.rows) == 4
