@@ -12,6 +12,7 @@ from gahp.cli import orphans as verb
 from gahp.cli.orphans import end, orphans
 from gahp.journal import Journal, Run, RunState, Wanted
 from gahp.model import JobReport, JobRequest, JobState, Refused
+from gahp.site import Clients
 from gahp.statedir import note_removal, noted_removals
 
 
@@ -115,7 +116,7 @@ def command(journal, monkeypatch, tmp_path):
     for name, value in (
         ("Journal", lambda directory: journal),
         ("Batch", lambda *_, **__: batch),
-        ("clients", lambda settings: (None, None)),
+        ("clients", lambda settings: Clients(None, None)),
         ("limiter", lambda settings: None),
     ):
         monkeypatch.setattr(verb, name, value)
