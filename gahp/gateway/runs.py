@@ -792,15 +792,13 @@ class Runs:
             else:
                 self._suspended(live)
         else:
-            self._answer(live, Refused(f"The job {run.job_id} has ended and cannot be held."), Wanted.HOLD)
-            self._journal.update(run, state=RunState.COLLECTING)
+            self._not_held(live, Refused(f"The job {run.job_id} has ended and cannot be held."), state=RunState.COLLECTING)
 
-
-    def _not_held(self, live: Live, refusal: Refused) -> None:
-        """It runs on. Holds the lock."""
+    def _not_held(self, live: Live, refusal: Refused, **changes: Any) -> None:
+        """It runs on, or is over: nobody waits for its hold any more. Holds the lock."""
         waiting = _take_waiters(live, Wanted.HOLD)
         # Who is told so must not find it held by the next GAHP: the wish is taken back before.
-        written = self._journal.update(live.run, wanted=Wanted.RUN)
+        written = self._journal.update(live.run, wanted=Wanted.RUN, **changes)
         after(written, lambda done: _tell(waiting, done.exception() or refusal))
 
     def _suspended(self, live: Live) -> None:

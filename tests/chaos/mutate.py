@@ -59,8 +59,8 @@ WRITES: dict[str, Case] = {
     "forgotten in runs._adopt": ("forgotten", ["write COMPLETED after", "write discarded after", "write forgotten after"]),
     "discarded in runs._clean": ("cleaned", ["write COMPLETED after", "write discarded after"]),
     "started in runs._take_in 1": ("", ["write started after"]),
-    "COLLECTING in runs._ended 1": ("remove", ["write COLLECTING after"]),
-    "COLLECTING in runs._ended 2": ("", ["write COLLECTING after"]),
+    "COLLECTING in runs._ended": ("remove", ["write COLLECTING after"]),
+    "COLLECTING in runs._not_held": ("", ["write COLLECTING after"]),
 }
 # What no case can notice, and why that is right.
 HARMLESS = {

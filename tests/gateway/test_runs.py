@@ -427,6 +427,36 @@ def test_a_hold_that_the_end_of_the_job_overtakes_is_refused(world):
     world.until(lambda: run.state is RunState.COMPLETED)
 
 
+def test_a_hold_that_the_end_of_the_job_overtakes_is_refused_only_when_it_is_off_the_disk(world, monkeypatch):
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    room = no_room_for(world, monkeypatch, state="COLLECTING")
+    hold = world.runs.want(run.name, Wanted.HOLD)
+    world.batch.set("id-1-0-a", status="SUCCEEDED", started=5.0)
+    world.until(lambda: world.journal._problem)
+    assert not hold.done()
+    room.set()
+    with pytest.raises(Refused, match="has ended and cannot be held"):
+        hold.result(10)
+    assert world.journal.find(run.name).wanted is Wanted.RUN
+
+
+def test_a_hold_that_was_refused_is_not_carried_out_when_the_job_turns_out_not_to_have_ended(world):
+    world.sandbox.outcome = None
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.batch.fail["cancel"] = [Transient("no network")] * 1_000_000
+    hold = world.runs.want(run.name, Wanted.HOLD)
+    assert world.runs.follower.hear(BatchJob("id-1-0-a", "", "SUCCEEDED", attempts=None, described=False))
+    with pytest.raises(Refused, match="has ended and cannot be held"):
+        hold.result(10)
+    world.until(lambda: world.sandbox.collected and run.state is RunState.SUBMITTED)
+    asked = world.batch.count("cancel")
+    seen = world.batch.count("describe")
+    world.until(lambda: world.batch.count("describe") > seen + 3)
+    assert (run.wanted, world.batch.count("cancel")) == (Wanted.RUN, asked)
+
+
 def test_a_removal_after_a_hold_that_batch_has_taken_still_terminates(world):
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
