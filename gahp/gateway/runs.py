@@ -255,6 +255,8 @@ class Runs:
 
     def _resume(self, live: Live) -> Future[None]:
         run = live.run
+        if run.wanted is Wanted.REMOVE:
+            raise Refused(f"The job {run.job_id} is ending and cannot be resumed.")
         if run.state is not RunState.SUSPENDED:
             raise Refused(f"The job {run.job_id} is not held.")
         # What was sent to Batch, or may have been, has its name there: the next submission gets one of its own.

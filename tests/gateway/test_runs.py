@@ -295,6 +295,19 @@ def test_a_removal_outlives_the_refusal_of_the_hold_before_it(world, monkeypatch
     assert world.batch.count("terminate") == 1
 
 
+def test_a_removal_of_a_held_run_outlives_a_resume_behind_it(world, monkeypatch):
+    world.sandbox.fail = [Transient("S3 is away")] * 1_000_000
+    run = world.add()
+    world.runs.want(run.name, Wanted.HOLD).result(10)
+    room = no_room_for(world, monkeypatch, wanted="REMOVE")
+    removal = world.runs.want(run.name, Wanted.REMOVE)
+    with pytest.raises(Refused, match="is ending and cannot be resumed"):
+        world.runs.want(run.name, Wanted.RUN)
+    room.set()
+    removal.result(10)
+    world.until(lambda: run.state is RunState.REMOVED)
+
+
 def test_the_run_whose_place_another_takes_is_ended_also_if_nobody_lived_to_ask_for_it(world):
     first = world.add()
     world.until(lambda: first.state is RunState.SUBMITTED)
