@@ -589,7 +589,7 @@ class Runs:
         self._end_doubles(live.run)
         self._packs.hold(live, None)
         self._journal.update(live.run, state=RunState.SUSPENDED).result()
-        self._answer(live, None)
+        self._answer(live, None, Wanted.HOLD)  # a removal that has come meanwhile may not be on disk yet
 
     def _end_doubles(self, run: Run) -> None:
         """Before a submission is over: what else came of it is ended in Batch, and what may still come finds its claim taken.
@@ -806,7 +806,7 @@ class Runs:
     def _suspended(self, live: Live) -> None:
         # Who is told so resumes it next: by then another GAHP must find it held.
         written = self._journal.update(live.run, state=RunState.SUSPENDED)
-        after(written, lambda done: self._answer(live, done.exception()))
+        after(written, lambda done: self._answer(live, done.exception(), Wanted.HOLD))
 
     def _suspend_sent(self, live: Live) -> None:
         """Hold a run that Batch may have had twice: the other one must not outlive this submission."""

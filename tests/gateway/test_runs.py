@@ -295,6 +295,37 @@ def test_a_removal_outlives_the_refusal_of_the_hold_before_it(world, monkeypatch
     assert world.batch.count("terminate") == 1
 
 
+@pytest.mark.parametrize("submitted", [False, True])
+def test_a_removal_that_comes_while_a_hold_is_written_is_not_told_with_it(world, monkeypatch, submitted):
+    """Else the next GAHP may find the run as held, and HTCondor never speaks of it again."""
+    world.sandbox.fail = [] if submitted else [Transient("S3 is away")] * 1_000_000
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED or not submitted)
+    room = no_room_for(world, monkeypatch, wanted="REMOVE")
+    transact, writing, go_on = world.journal._transact, threading.Event(), threading.Event()
+
+    def slow(group):
+        if any(write.values.get("state") == "SUSPENDED" for write in group):
+            writing.set()
+            assert go_on.wait(10)
+        transact(group)
+
+    monkeypatch.setattr(world.journal, "_transact", slow)
+    hold = world.runs.want(run.name, Wanted.HOLD)
+    world.until(lambda: writing.is_set() or world.batch.count("cancel") == 1)
+    if submitted:
+        world.batch.set("id-1-0-a", status="FAILED", cancelled=True)
+    assert writing.wait(10)
+    removal = world.runs.want(run.name, Wanted.REMOVE)
+    go_on.set()
+    hold.result(10)
+    world.until(lambda: world.journal._problem)
+    assert not removal.done()
+    room.set()
+    removal.result(10)
+    world.until(lambda: run.state is RunState.REMOVED)
+
+
 def test_a_removal_of_a_held_run_outlives_a_resume_behind_it(world, monkeypatch):
     world.sandbox.fail = [Transient("S3 is away")] * 1_000_000
     run = world.add()
