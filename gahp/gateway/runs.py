@@ -215,7 +215,7 @@ class Runs:
             if run.wanted is not wanted:
                 # A CancelJob that Batch has taken for a hold is no TerminateJob.
                 live.ending_asked = False
-            recorded = self._journal.update(run, wanted=wanted, confirmed=True)
+            live.wish = recorded = self._journal.update(run, wanted=wanted, confirmed=True)
         after(recorded, lambda written: self._recorded(live, written))
         return done
 
@@ -323,6 +323,9 @@ class Runs:
             if live.busy:
                 # Whoever is at it looks again when done.
                 live.again = True
+                return False
+            if live.unrecorded:
+                # It goes on when that is on disk.
                 return False
             if next_step(live.run.state, live.run.wanted, live.ending_asked) is not step:
                 self._go_on(live)
@@ -456,8 +459,11 @@ class Runs:
             return None
         if asked - live.unsure_since < self._lookup_settle_s:
             return min(1.0, self._lookup_settle_s / 4)
+        with self._lock:
+            if live.unrecorded:
+                return 0.0
+            wanted = run.wanted is Wanted.RUN
         # What Batch lists no more may have run all the same, long ago. What is not to run must not do so when it comes late.
-        wanted = run.wanted is Wanted.RUN
         native_id = (self._sandbox.claimant if wanted else self._sandbox.revoke)(run.name, run.submission)
         if native_id:
             self._submitted(live, native_id)

@@ -256,6 +256,58 @@ def test_a_hold_is_told_only_when_it_is_on_disk(world, monkeypatch):
     assert world.journal.find(run.name).state is RunState.SUSPENDED
 
 
+def test_a_hold_that_comes_during_submitjob_is_carried_out_only_when_it_is_on_disk(world, monkeypatch):
+    """Else the next GAHP finds a job that somebody has cancelled, and reports it as removed."""
+    begun, go_on, submit = threading.Event(), threading.Event(), world.batch.submit
+
+    def slow(*arguments, **keywords):
+        begun.set()
+        assert go_on.wait(10)
+        return submit(*arguments, **keywords)
+
+    monkeypatch.setattr(world.batch, "submit", slow)
+    run = world.add()
+    assert begun.wait(10)
+    room = no_room_for(world, monkeypatch, wanted="HOLD")
+    world.runs.want(run.name, Wanted.HOLD)
+    go_on.set()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    seen = world.batch.count("describe")
+    world.until(lambda: world.batch.count("describe") > seen + 10)
+    assert world.batch.count("cancel") == 0
+    room.set()
+    world.until(lambda: world.batch.count("cancel") == 1)
+    assert world.journal.find(run.name).wanted is Wanted.HOLD
+
+
+def test_a_submission_is_claimed_for_nobody_only_when_the_hold_is_on_disk(world, monkeypatch):
+    """Else the next GAHP sends it again, and the job ends without running."""
+    found, wanted, revoke = world.batch.find, [], world.sandbox.revoke
+    world.batch.lost = ["before"]
+    run = world.add()
+    world.until(lambda: world.batch.count("find"))
+    room = no_room_for(world, monkeypatch, wanted="HOLD")
+    holds = []
+
+    def find(name, queue):
+        if not holds and time.monotonic() - world.runs._live[run.name].unsure_since > 1.2:
+            holds.append(world.runs.want(run.name, Wanted.HOLD))  # at the last look
+        return found(name, queue)
+
+    def look(name, submission):
+        wanted.append(world.journal.find(name).wanted)
+        return revoke(name, submission)
+
+    monkeypatch.setattr(world.batch, "find", find)
+    monkeypatch.setattr(world.sandbox, "revoke", look)
+    world.until(lambda: holds)
+    world.until(lambda: world.journal._problem)
+    world.until(lambda: wanted or not world.runs._live[run.name].busy)
+    room.set()
+    holds[0].result(10)
+    assert set(wanted) == {Wanted.HOLD}
+
+
 @pytest.mark.parametrize("why", ["AccessDeniedException", "has started"])
 def test_a_hold_is_refused_only_when_it_is_off_the_disk(world, monkeypatch, why):
     """Else the next GAHP holds a job of which HTCondor has been told that it runs on."""
