@@ -308,7 +308,7 @@ def two_gahps(world: World, life: str, points: list[str], drop: str, limit_s: fl
     gridmanager = Gridmanager(world.aws, world.home, [job])
     usual = {**gridmanager.environment, "DROP": drop, "WRITES": str(world.home / "writes")}
     dying = {**usual, "DIE_AT": parse(point)[0]}
-    first_dies, until, problems = "heard" in point, time.monotonic() + limit_s, []
+    first_dies, until, problems = "wanted REMOVE" in point, time.monotonic() + limit_s, []
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(Client(DYING_GAHP, dying if first_dies else usual))
         first_id = first.perform("BLAH_JOB_SUBMIT", job.text)[2]
@@ -386,10 +386,6 @@ def unwritten(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]
         there = any(row["passed_over"] for row in rows)
     elif what == "heeded":  # of two that were passed over
         there = sum(bool(row["passed_over"]) for row in rows) < 2
-    elif what == "asked":  # and perhaps heard already
-        there = any(row["asked"] or row["wanted"] == "REMOVE" for row in rows)
-    elif what == "heard":  # and perhaps asked once more
-        there = any(row["wanted"] == "REMOVE" for row in rows)
     elif what.startswith("wanted "):
         there = any(row["wanted"] == what.removeprefix("wanted ") for row in rows)
     elif what.startswith("pack "):
