@@ -762,7 +762,9 @@ class Runs:
             self._journal.update(run, news=of_batch(job, self._clock()), started=job.running)
         elif has_news(before, job, started=run.started):
             self._journal.update(run, news=of_batch(job, self._clock()))
-        if not job.over and run.wanted is Wanted.HOLD and job.status in ("STARTING", "RUNNING"):
+        # An event may be late, of an attempt before the one that CancelJob has ended; a run that is to be held is described at
+        # each look.
+        if job.described and run.wanted is Wanted.HOLD and job.status in ("STARTING", "RUNNING"):
             live.ending_asked = False
             self._not_held(
                 live, Refused(f"The job {run.job_id} has started on AWS Batch and cannot be held there: remove it instead.")

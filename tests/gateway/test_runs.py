@@ -513,6 +513,18 @@ def test_a_hold_that_comes_too_late_is_refused_and_the_job_runs_on(world):
     world.until(lambda: run.state is RunState.COMPLETED)
 
 
+def test_a_late_event_of_an_attempt_before_does_not_refuse_the_hold_that_batch_has_taken(world):
+    """Else the job is reported as removed, which HTCondor knows as running on."""
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    hold = world.runs.want(run.name, Wanted.HOLD)
+    world.until(lambda: world.runs._live[run.name].ending_asked and not world.runs._live[run.name].busy)
+    assert world.runs.follower.hear(BatchJob("id-1-0-a", "", "STARTING", attempts=1, described=False))
+    world.batch.set("id-1-0-a", status="FAILED", attempts=1, cancelled=True)
+    hold.result(10)
+    assert run.state is RunState.SUSPENDED
+
+
 def test_a_hold_that_the_end_of_the_job_overtakes_is_refused(world):
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
