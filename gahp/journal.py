@@ -40,6 +40,7 @@ from gahp.metrics import COUNTS
 from gahp.model import JobReport, JobRequest, Refused, Transient, decode_report, decode_request, encode
 from gahp.statedir import (
     DAMAGE_FILE,
+    drop_damage,
     drop_removal,
     identity_of,
     if_dead,
@@ -366,8 +367,7 @@ def replace(directory: str, runs: Iterable[tuple[Run, JobRequest]], now: float) 
             os.rename(path + end, aside + end)
     os.replace(new, path)
     sync(directory)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(directory, DAMAGE_FILE))
+    drop_damage(directory)
     return aside
 
 

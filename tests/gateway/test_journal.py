@@ -12,7 +12,8 @@ import threading
 
 import pytest
 
-from gahp.journal import FILE_NAME, MOVES, Conflict, Damaged, Journal, JournalProblem, Run, RunState, Wanted
+from gahp import statedir
+from gahp.journal import FILE_NAME, MOVES, Conflict, Damaged, Journal, JournalProblem, Run, RunState, Wanted, replace
 from gahp.model import JobReport, JobRequest, JobState, Refused, Resources, encode
 from gahp.statedir import file_system, trouble
 
@@ -477,6 +478,16 @@ def test_a_journal_that_is_no_database_is_damaged_and_stays_so_until_it_is_made_
     (tmp_path / FILE_NAME).unlink()
     with pytest.raises(Damaged, match="is damaged"):
         Journal(str(tmp_path))
+
+
+def test_that_a_journal_is_damaged_and_that_it_is_not_any_more_is_on_disk(tmp_path, monkeypatch):
+    """Else a power cut brings the mark back, and what has been recorded since in the new one is taken for damaged."""
+    synced = []
+    monkeypatch.setattr(statedir, "sync", lambda directory: synced.append(statedir.DAMAGE_FILE in os.listdir(directory)))
+    statedir.note_damage(str(tmp_path))
+    replace(str(tmp_path), [], 0.0)
+    assert synced == [True, False]
+    Journal(str(tmp_path)).close()
 
 
 def test_damage_that_turns_up_later_is_told_once_and_noted(tmp_path):
