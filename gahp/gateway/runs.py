@@ -628,6 +628,8 @@ class Runs:
             self._lately[live.run.name] = live.run
             if len(self._lately) > _LATELY:
                 self._lately.popitem(last=False)
+        # Whatever it ended as: it cannot be resumed.
+        self._answer(live, _ended_before(live.run), Wanted.HOLD)
         self._answer(live, None)
 
     def _answer(self, live: Live, error: BaseException | None, wanted: Wanted | None = None) -> None:
@@ -802,7 +804,7 @@ class Runs:
             else:
                 self._suspended(live)
         else:
-            self._not_held(live, Refused(f"The job {run.job_id} has ended and cannot be held."), state=RunState.COLLECTING)
+            self._not_held(live, _ended_before(run), state=RunState.COLLECTING)
 
     def _not_held(self, live: Live, refusal: Refused, **changes: Any) -> None:
         """It runs on, or is over: nobody waits for its hold any more. Holds the lock."""
@@ -845,6 +847,10 @@ def _tell(waiting: list[Future[None]], error: BaseException | None) -> None:
             future.set_result(None)
         else:
             future.set_exception(error)
+
+
+def _ended_before(run: Run) -> Refused:
+    return Refused(f"The job {run.job_id} has ended and cannot be held.")
 
 
 def _unpacked(run: Run) -> dict[str, Any]:

@@ -389,13 +389,14 @@ class Lifecycle(RuleBasedStateMachine):
         if verb == "cancel":
             assert row.state.final or row.wanted is Wanted.REMOVE, row
         elif verb == "hold" and error is None:
-            assert row.state.final or row.state is RunState.SUSPENDED or row.wanted is Wanted.REMOVE, row
+            assert row.state is RunState.SUSPENDED or row.wanted is Wanted.REMOVE, row
         elif verb == "hold":
             assert row.wanted is not Wanted.HOLD or "held already" in str(error), (row, error)
         elif verb == "resume" and error is None:
             assert row.wanted is not Wanted.HOLD, row
         elif verb == "status" and future.result().state in (JobState.HELD, JobState.COMPLETED):
-            assert row.state.final or row.state is RunState.SUSPENDED, row
+            # Who is held and that is not written yet is held by the next one.
+            assert row.state.final or row.state is RunState.SUSPENDED or row.wanted is Wanted.HOLD, row
 
     def free(self, directory):
         wish = self.wishes[directory]

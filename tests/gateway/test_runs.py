@@ -535,6 +535,24 @@ def test_a_hold_that_the_end_of_the_job_overtakes_is_refused(world):
     world.until(lambda: run.state is RunState.COMPLETED)
 
 
+def test_a_hold_of_a_run_that_cannot_be_staged_is_refused_since_it_cannot_be_resumed(world, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def fail(run, request, record, submission, sends):
+        begun.set()
+        assert go_on.wait(10)
+        raise Refused("its input is gone")
+
+    monkeypatch.setattr(world.sandbox, "prepare", fail)
+    run = world.add()
+    assert begun.wait(10)
+    hold = world.runs.want(run.name, Wanted.HOLD)
+    go_on.set()
+    with pytest.raises(Refused, match="has ended and cannot be held"):
+        hold.result(10)
+    assert (run.state, run.report.hold_reason) == (RunState.HELD, "its input is gone")
+
+
 def test_a_hold_that_the_end_of_the_job_overtakes_is_refused_only_when_it_is_off_the_disk(world, monkeypatch):
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
