@@ -40,6 +40,7 @@ from gahp.metrics import COUNTS
 from gahp.model import JobReport, JobRequest, Refused, Transient, decode_report, decode_request, encode
 from gahp.statedir import (
     DAMAGE_FILE,
+    drop_damage,
     drop_removal,
     identity_of,
     if_dead,
@@ -366,8 +367,7 @@ def replace(directory: str, runs: Iterable[tuple[Run, JobRequest]], now: float) 
             os.rename(path + end, aside + end)
     os.replace(new, path)
     sync(directory)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(directory, DAMAGE_FILE))
+    drop_damage(directory)
     return aside
 
 
@@ -465,19 +465,9 @@ class Journal:
         return self._select(f"WHERE owner = ? AND {_LIVE}", (self.owner,))
 
     def wanted_changes(self) -> list[tuple[str, Wanted]]:
-        """What other GAHPs of the user have asked of this owner's live runs, told once: it is recorded as wanted before."""
-        rows = self._read(f"SELECT name, asked FROM runs WHERE owner = ? AND asked <> '' AND {_LIVE}", (self.owner,))
-        told: list[tuple[str, Wanted]] = []
-        for name, asked in rows:
-            sql = "UPDATE runs SET wanted = :asked, asked = '' WHERE name = :name AND asked = :asked"
-            try:
-                self._write(sql, {"name": name, "asked": asked}, keep=False).result()
-            except JournalProblem:
-                if told:
-                    break  # what is written is told now, the rest the next time
-                raise
-            told.append((name, Wanted(asked)))
-        return told
+        """What other GAHPs of the user have asked of this owner's live runs: told until it is recorded as wanted."""
+        where = f"owner = ? AND asked <> '' AND asked <> wanted AND {_LIVE}"
+        return self._read(f"SELECT name, asked FROM runs WHERE {where}", (self.owner,), lambda row: (row[0], Wanted(row[1])))
 
     def _select(self, where: str, parameters: tuple[Any, ...]) -> list[Run]:
         # Row by row: there may be very many.

@@ -181,7 +181,7 @@ class Server:
     def _gathered(self) -> bytes:
         """Queue all results that are there; what to write for them. Of many that come together the client hears once."""
         out = b""
-        while self._finished:
+        while self._finished and not self.code:  # what comes after a failure may be its doing: the next GAHP is asked that
             request, work = self._finished.popleft()
             out += self._finish(request, _or_fault(work))
         return out

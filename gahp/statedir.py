@@ -28,11 +28,14 @@ _NETWORK = {
 
 def note_damage(directory: str) -> None:
     """From now on, until it has been made anew, nobody works with this journal: it may look sound again without being so."""
-    descriptor = os.open(os.path.join(directory, DAMAGE_FILE), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _note(directory, DAMAGE_FILE)
+
+
+def drop_damage(directory: str) -> None:
+    """It has been made anew. On disk when this returns: what is recorded from now on must not be taken for damaged again."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(directory, DAMAGE_FILE))
+    sync(directory)
 
 
 def trouble(directory: str, error: OSError) -> str:
@@ -56,7 +59,12 @@ def note_removal(directory: str, run: str) -> None:
     if not re.fullmatch(r"[a-z0-9-]{1,100}", run):
         raise FileNotFoundError(f"no run is called {run!r}")
     os.stat(os.path.join(directory, IDENTITY_FILE))
-    descriptor = os.open(os.path.join(directory, _REMOVAL + run), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    _note(directory, _REMOVAL + run)
+
+
+def _note(directory: str, name: str) -> None:
+    """An empty file, on disk when this returns."""
+    descriptor = os.open(os.path.join(directory, name), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.fsync(descriptor)
     finally:

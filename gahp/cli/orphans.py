@@ -11,7 +11,7 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from gahp import config, history
@@ -19,6 +19,7 @@ from gahp.batch import Batch, BatchJob
 from gahp.cli.explain import printable
 from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
 from gahp.model import Refused
+from gahp.sandbox import Sandbox
 from gahp.site import clients, limiter
 
 SUMMARY = "list, and end, what AWS Batch still runs although nobody wants it"
@@ -76,14 +77,16 @@ def run(options: argparse.Namespace) -> int:
         raise Refused(
             f"There is no journal in {settings.state_dir}: run this as the user whose jobs they are, or set AWSBATCH_STATE_DIR."
         )
-    client = clients(settings).batch
+    client, s3, _ = clients(settings)
     batch = Batch(client, definition=settings.job_definition, limiter=limiter(settings), persistent=True)
+    sandbox = Sandbox(s3, settings.bucket, settings.prefix, 1)
     journal = Journal(settings.state_dir)
     try:
         with contextlib.suppress(JournalProblem):
             journal.check()  # the removals that were noted beside it are written before this
         queues = (settings.job_queue, *settings.allowed_queues)  # one may be there by name and by ARN
-        found = list({each.job.id: each for each in orphans(journal, batch, queues, options.unasked * 3600)}.values())
+        listed = orphans(journal, batch, queues, options.unasked * 3600, sandbox.claimant)
+        found = list({each.job.id: each for each in listed}.values())
         chosen = named(options.ids, found, options.unasked)
         ended = 0
         for orphan in found:
@@ -93,6 +96,7 @@ def run(options: argparse.Namespace) -> int:
                 ended += 1
     finally:
         journal.close()
+        sandbox.close()
     doubtful = sum(orphan.doubtful for orphan in found)
     sure = len(found) - doubtful
     print(f"{sure} orphan{'' if sure == 1 else 's'}, {doubtful} in doubt{f', {ended} ended' if options.end else ''}")
@@ -114,9 +118,16 @@ def named(words: Sequence[str], found: Sequence[Orphan], hours: float) -> set[st
 
 
 def orphans(
-    journal: Journal, batch: Batch, queues: tuple[str, ...], unasked_s: float, now: float | None = None
+    journal: Journal,
+    batch: Batch,
+    queues: tuple[str, ...],
+    unasked_s: float,
+    claimant: Callable[[str, int], str],
+    *,
+    now: float | None = None,
 ) -> Iterator[Orphan]:
-    """Jobs that are not over and were submitted from this very journal, and why nobody wants them."""
+    """Jobs that are not over and were submitted from this very journal, and why nobody wants them. `claimant`: as Sandbox has
+    it."""
     unwanted, unasked = journal.unwanted(), journal.unasked()
     before = (time.time() if now is None else now) - unasked_s
     for queue in dict.fromkeys(queues):
@@ -127,6 +138,10 @@ def orphans(
             name = known.name if known is not None else _run_name(environment)
             if reason := _unwanted(known, unwanted, job, environment):
                 yield Orphan(job, name, reason)
+            elif known is not None and _is_copy(known, job):
+                # The one that has the claim runs the program: the run goes on as that, once its own job has found the claim.
+                if claimant(known.name, known.submission) != job.id:
+                    yield Orphan(job, name, f"a second copy: its run goes on as {known.native_id}")
             elif known is not None and name in unasked and unasked[name] >= unasked_s:
                 hours = f"{unasked[name] / 3600:.1f} h"
                 yield Orphan(job, name, f"forgotten: HTCondor has asked about others for {hours} and not about it")
@@ -146,9 +161,12 @@ def _unwanted(known: Run | None, unwanted: Set[str], job: BatchJob, environment:
         return "its run is held"
     if job.id != known.native_id and _earlier(known, job, environment):
         return f"of an earlier submission: its run goes on as {known.batch_name}"
-    if known.native_id and known.native_id != job.id and job.name in (known.batch_name, *dict(known.packs)):
-        return f"a second copy: its run goes on as {known.native_id}"
     return ""
+
+
+def _is_copy(known: Run, job: BatchJob) -> bool:
+    """Whether the job is of the submission that its run follows by another one."""
+    return known.native_id not in ("", job.id) and job.name in (known.batch_name, *dict(known.packs))
 
 
 def _doubt(journal: Journal, known: Run) -> str:

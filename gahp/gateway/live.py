@@ -16,7 +16,7 @@ class Live:
 
     __slots__ = (
         *("again", "alone", "busy", "ending_asked", "job", "missing_since", "news", "part", "run", "tries", "trouble"),
-        *("unsure_since", "waiters"),
+        *("unsure_since", "waiters", "wish"),
     )
 
     def __init__(self, run: Run) -> None:
@@ -33,6 +33,12 @@ class Live:
         self.alone = False  # it is not packed
         self.trouble = ""
         self.waiters: tuple[tuple[Wanted, Future[None]], ...] = ()
+        self.wish: Future[None] | None = None  # ends when what HTCondor wants of it is on disk
+
+    @property
+    def unrecorded(self) -> bool:
+        """Whether HTCondor wants something else of it than a next GAHP would find: that is not to be done yet."""
+        return self.wish is not None and not self.wish.done()
 
     def report(self) -> JobReport:
         """How the run stands now, with what Batch last said of it."""

@@ -144,9 +144,15 @@ class Packs:
                 return 0.0
             if any(live.busy for live in lives):  # for a moment, with a second look at whether there is anything to stage
                 return 0.05
+            # Before anybody else can want something: a removal is told at once of a run that will not be submitted any more.
+            sending = {"state": RunState.SUBMITTING, "pack": group.name, "sent": self._clock()}
+            written = self._journal.update_all(
+                (live.run, {**sending, "child": index, "sends": live.run.sends + 1}) for index, live in enumerate(lives)
+            )
             for live in lives:
                 live.busy = True
         try:
+            written.result()
             self._submit(group.name, lives, request)
         finally:
             for live in lives:
@@ -157,13 +163,6 @@ class Packs:
         return None
 
     def _submit(self, name: str, lives: list[Live], request: JobRequest) -> None:
-        now, queue = self._clock(), lives[0].run.queue
-        sending = {"state": RunState.SUBMITTING, "pack": name, "sent": now}
-        with self._lock:
-            written = self._journal.update_all(
-                (live.run, {**sending, "child": index, "sends": live.run.sends + 1}) for index, live in enumerate(lives)
-            )
-        written.result()
         environment = {
             "BATCH_FILE_TYPE": "script",
             "BATCH_FILE_S3_URL": self._sandbox.manifest_url(name),
@@ -172,7 +171,7 @@ class Packs:
             "GAHP_JOURNAL": self._journal.identity,
         }
         try:
-            parent = self._batch.submit(request, name=name, queue=queue, environment=environment, size=len(lives))
+            parent = self._batch.submit(request, name=name, queue=lives[0].run.queue, environment=environment, size=len(lives))
         except Unsure as error:
             log.warning("%s: SubmitJob of %d jobs may have arrived, looking it up: %s", name, len(lives), error)
             asked = time.monotonic()

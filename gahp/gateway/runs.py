@@ -219,7 +219,7 @@ class Runs:
             if run.wanted is not wanted:
                 # A CancelJob that Batch has taken for a hold is no TerminateJob.
                 live.ending_asked = False
-            recorded = self._journal.update(run, wanted=wanted, confirmed=True)
+            live.wish = recorded = self._journal.update(run, wanted=wanted, confirmed=True)
         after(recorded, lambda written: self._recorded(live, written))
         return done
 
@@ -259,6 +259,8 @@ class Runs:
 
     def _resume(self, live: Live) -> Future[None]:
         run = live.run
+        if run.wanted is Wanted.REMOVE:
+            raise Refused(f"The job {run.job_id} is ending and cannot be resumed.")
         if run.state is not RunState.SUSPENDED:
             raise Refused(f"The job {run.job_id} is not held.")
         # What was sent to Batch, or may have been, has its name there: the next submission gets one of its own.
@@ -327,6 +329,9 @@ class Runs:
             if live.busy:
                 # Whoever is at it looks again when done.
                 live.again = True
+                return False
+            if live.unrecorded:
+                # It goes on when that is on disk.
                 return False
             if next_step(live.run.state, live.run.wanted, live.ending_asked) is not step:
                 self._go_on(live)
@@ -460,8 +465,11 @@ class Runs:
             return None
         if asked - live.unsure_since < self._lookup_settle_s:
             return min(1.0, self._lookup_settle_s / 4)
+        with self._lock:
+            if live.unrecorded:
+                return 0.0
+            wanted = run.wanted is Wanted.RUN
         # What Batch lists no more may have run all the same, long ago. What is not to run must not do so when it comes late.
-        wanted = run.wanted is Wanted.RUN
         native_id = (self._sandbox.claimant if wanted else self._sandbox.revoke)(run.name, run.submission)
         if native_id:
             self._submitted(live, native_id)
@@ -591,7 +599,7 @@ class Runs:
         self._end_doubles(live.run)
         self._packs.hold(live, None)
         self._journal.update(live.run, state=RunState.SUSPENDED).result()
-        self._answer(live, None)
+        self._answer(live, None, Wanted.HOLD)  # a removal that has come meanwhile may not be on disk yet
 
     def _end_doubles(self, run: Run) -> None:
         """Before a submission is over: what else came of it is ended in Batch, and what may still come finds its claim taken.
@@ -630,6 +638,8 @@ class Runs:
             self._lately[run.name] = run
             if len(self._lately) > _LATELY:
                 self._lately.popitem(last=False)
+        # Whatever it ended as: it cannot be resumed.
+        self._answer(live, _ended_before(live.run), Wanted.HOLD)
         self._answer(live, None)
 
     def _answer(self, live: Live, error: BaseException | None, wanted: Wanted | None = None) -> None:
@@ -764,7 +774,9 @@ class Runs:
             self._journal.update(run, news=of_batch(job, self._clock()), started=job.running)
         elif has_news(before, job, started=run.started):
             self._journal.update(run, news=of_batch(job, self._clock()))
-        if not job.over and run.wanted is Wanted.HOLD and job.status in ("STARTING", "RUNNING"):
+        # An event may be late, of an attempt before the one that CancelJob has ended; a run that is to be held is described at
+        # each look.
+        if job.described and run.wanted is Wanted.HOLD and job.status in ("STARTING", "RUNNING"):
             live.ending_asked = False
             self._not_held(
                 live, Refused(f"The job {run.job_id} has started on AWS Batch and cannot be held there: remove it instead.")
@@ -802,21 +814,19 @@ class Runs:
             else:
                 self._suspended(live)
         else:
-            self._answer(live, Refused(f"The job {run.job_id} has ended and cannot be held."), Wanted.HOLD)
-            self._journal.update(run, state=RunState.COLLECTING)
+            self._not_held(live, _ended_before(run), state=RunState.COLLECTING)
 
-
-    def _not_held(self, live: Live, refusal: Refused) -> None:
-        """It runs on. Holds the lock."""
+    def _not_held(self, live: Live, refusal: Refused, **changes: Any) -> None:
+        """It runs on, or is over: nobody waits for its hold any more. Holds the lock."""
         waiting = _take_waiters(live, Wanted.HOLD)
         # Who is told so must not find it held by the next GAHP: the wish is taken back before.
-        written = self._journal.update(live.run, wanted=Wanted.RUN)
+        written = self._journal.update(live.run, wanted=Wanted.RUN, **changes)
         after(written, lambda done: _tell(waiting, done.exception() or refusal))
 
     def _suspended(self, live: Live) -> None:
         # Who is told so resumes it next: by then another GAHP must find it held.
         written = self._journal.update(live.run, state=RunState.SUSPENDED)
-        after(written, lambda done: self._answer(live, done.exception()))
+        after(written, lambda done: self._answer(live, done.exception(), Wanted.HOLD))
 
     def _suspend_sent(self, live: Live) -> None:
         """Hold a run that Batch may have had twice: the other one must not outlive this submission."""
@@ -847,6 +857,10 @@ def _tell(waiting: list[Future[None]], error: BaseException | None) -> None:
             future.set_result(None)
         else:
             future.set_exception(error)
+
+
+def _ended_before(run: Run) -> Refused:
+    return Refused(f"The job {run.job_id} has ended and cannot be held.")
 
 
 def _unpacked(run: Run) -> dict[str, Any]:

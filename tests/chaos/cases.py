@@ -50,7 +50,7 @@ POINTS = {
     # HTCondor asks about one job, has forgotten another, and passes a third over for a while; then what is forgotten is ended.
     "passed over": ["write passed over", "write heeded"],
     # Two GAHPs, of which one dies.
-    "asked to end": ["write asked", "write heard"],
+    "asked to end": ["write asked", "write wanted REMOVE"],
     "asked to make room": ["write asked"],
 }
 # Behind the first death another one: what is done only by a GAHP that takes over.

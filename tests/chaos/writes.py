@@ -104,7 +104,7 @@ def what(write: Any) -> str:
     if "dead" in values:
         return "adoption"
     if "asked" in values:
-        return "heard" if "asked = ''" in write.sql else "asked"
+        return "asked"
     # What is told of a run beside a change is no write of its own.
     return " ".join(sorted(values.keys() - {"name", "changed", "news"})) or "news"
 

@@ -34,9 +34,10 @@ class FakeBatch:
 NOW, HOUR = 1_000_000.0, 3600.0
 
 
-def told(journal, batch, unasked_s=HOUR):
+def told(journal, batch, unasked_s=HOUR, claimant=lambda run, submission: ""):
     """The reasons, and of each whether it is in doubt, by the job's id."""
-    return {each.job.id: (each.reason, each.doubtful) for each in orphans(journal, batch, ("q", "q"), unasked_s, NOW)}
+    found = orphans(journal, batch, ("q", "q"), unasked_s, claimant, now=NOW)
+    return {each.job.id: (each.reason, each.doubtful) for each in found}
 
 
 @pytest.fixture
@@ -291,6 +292,16 @@ def test_what_comes_late_for_a_held_run_or_an_earlier_submission_is_listed_and_i
         end(journal, batch, job)
     assert batch.terminated == ["1", "2"]
     assert journal.wanted_changes() == []
+
+
+def test_a_second_copy_that_runs_the_program_is_wanted(journal):
+    """It was listed too late and came to its turn before the one that its run follows, which will find its claim."""
+    batch = FakeBatch(journal)
+    add(journal, "twice", state=RunState.SUBMITTED, native_id="4", sends=2, confirmed=True, created=1.0)
+    for job_id in ("4", "5", "6"):
+        batch.add(job_id, "twice", "twice")
+    found = told(journal, batch, claimant=lambda run, submission: "5" if (run, submission) == ("twice", 0) else "")
+    assert found == {"6": ("a second copy: its run goes on as 4", False)}
 
 
 def test_ending_one_tells_its_run_first_and_leaves_the_run_of_a_second_copy_alone(journal):

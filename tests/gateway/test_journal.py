@@ -12,7 +12,8 @@ import threading
 
 import pytest
 
-from gahp.journal import FILE_NAME, MOVES, Conflict, Damaged, Journal, JournalProblem, Run, RunState, Wanted
+from gahp import statedir
+from gahp.journal import FILE_NAME, MOVES, Conflict, Damaged, Journal, JournalProblem, Run, RunState, Wanted, replace
 from gahp.model import JobReport, JobRequest, JobState, Refused, Resources, encode
 from gahp.statedir import file_system, trouble
 
@@ -290,8 +291,8 @@ def test_runs_of_a_gahp_that_lives_are_left_to_it_and_asked_for_through_the_jour
         second.ask(run.name, Wanted.REMOVE).result()
         assert second.wanted_changes() == []
         assert first.wanted_changes() == [(run.name, Wanted.REMOVE)]
+        first.update(run, wanted=Wanted.REMOVE).result()
         assert first.wanted_changes() == []
-        assert first.find(run.name).wanted is Wanted.REMOVE
     finally:
         first.close()
         second.close()
@@ -320,24 +321,20 @@ def test_runs_that_were_taken_over_before_the_disk_was_full_are_told_when_it_is_
     heir.close()
 
 
-def test_what_others_asked_for_before_the_disk_was_full_is_told_and_the_rest_later(tmp_path, monkeypatch):
+def test_a_removal_that_another_gahp_has_asked_for_is_told_until_it_is_on_disk_as_wanted(tmp_path):
+    """It was heard, and a hold refused at the same moment: whoever dies then leaves it to the next."""
     first, second = Journal(str(tmp_path)), Journal(str(tmp_path))
-    for n in range(3):
-        first.insert(a_run(name=f"r{n}", directory=str(n)), REQUEST).result()
-        second.ask(f"r{n}", Wanted.REMOVE).result()
-    write, told = first._write, []
-
-    def fill(sql, values, *, keep=True):
-        told.append(sql)
-        if len(told) == 2:
-            raise JournalProblem("database or disk is full")
-        return write(sql, values, keep=keep)
-
-    monkeypatch.setattr(first, "_write", fill)
-    names = [name for _ in range(2) for name, _ in first.wanted_changes()]
-    assert sorted(names) == ["r0", "r1", "r2"]
-    for journal in (first, second):
-        journal.close()
+    run = a_run()
+    first.insert(run, REQUEST).result()
+    second.ask(run.name, Wanted.REMOVE).result()
+    first.wanted_changes()
+    first.update(run, wanted=Wanted.RUN).result()
+    first.close()
+    try:
+        assert [adopted.name for adopted in second.adopt()] == [run.name]
+        assert second.wanted_changes() == [(run.name, Wanted.REMOVE)]
+    finally:
+        second.close()
 
 
 def test_only_finished_runs_are_forgotten(tmp_path):
@@ -481,6 +478,16 @@ def test_a_journal_that_is_no_database_is_damaged_and_stays_so_until_it_is_made_
     (tmp_path / FILE_NAME).unlink()
     with pytest.raises(Damaged, match="is damaged"):
         Journal(str(tmp_path))
+
+
+def test_that_a_journal_is_damaged_and_that_it_is_not_any_more_is_on_disk(tmp_path, monkeypatch):
+    """Else a power cut brings the mark back, and what has been recorded since in the new one is taken for damaged."""
+    synced = []
+    monkeypatch.setattr(statedir, "sync", lambda directory: synced.append(statedir.DAMAGE_FILE in os.listdir(directory)))
+    statedir.note_damage(str(tmp_path))
+    replace(str(tmp_path), [], 0.0)
+    assert synced == [True, False]
+    Journal(str(tmp_path)).close()
 
 
 def test_damage_that_turns_up_later_is_told_once_and_noted(tmp_path):

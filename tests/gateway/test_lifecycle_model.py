@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from gahp import config
 from gahp.batch import BatchJob, Unsure
 from gahp.gateway import Gateway, gateway, packs, runs
-from gahp.journal import Journal, _to_row, _Write
+from gahp.journal import Journal, RunState, Wanted, _to_row, _Write
 from gahp.model import JobRequest, JobState, Refused, Transient
 from gahp.sandbox import Outcome
 
@@ -367,6 +367,7 @@ class Lifecycle(RuleBasedStateMachine):
     def take(self, directory, wish, verb, future):
         error = future.exception()
         assert error is None or verb in ("hold", "resume"), (verb, error)
+        self.told(verb, error, self.journal.find((wish.job_id or future.result()).rpartition("/")[2]), future)
         if verb == "submit":
             job_id = future.result()
             assert job_id not in wish.earlier, "a release was taken for a replay"
@@ -382,6 +383,20 @@ class Lifecycle(RuleBasedStateMachine):
             wish.held = state is JobState.HELD
             assert state in (JobState.IDLE, JobState.RUNNING, JobState.COMPLETED, JobState.HELD), future.result()
             wish.completed |= state is JobState.COMPLETED
+
+    def told(self, verb, error, row, future):
+        """What HTCondor has been told the next GAHP finds on the disk."""
+        if verb == "cancel":
+            assert row.state.final or row.wanted is Wanted.REMOVE, row
+        elif verb == "hold" and error is None:
+            assert row.state is RunState.SUSPENDED or row.wanted is Wanted.REMOVE, row
+        elif verb == "hold":
+            assert row.wanted is not Wanted.HOLD or "held already" in str(error), (row, error)
+        elif verb == "resume" and error is None:
+            assert row.wanted is not Wanted.HOLD, row
+        elif verb == "status" and future.result().state in (JobState.HELD, JobState.COMPLETED):
+            # Who is held and that is not written yet is held by the next one.
+            assert row.state.final or row.state is RunState.SUSPENDED or row.wanted is Wanted.HOLD, row
 
     def free(self, directory):
         wish = self.wishes[directory]

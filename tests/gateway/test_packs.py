@@ -1,5 +1,7 @@
 """Packs against a Batch and an S3 that fail on order: what becomes of the members one by one."""
 
+import concurrent.futures
+import contextlib
 import threading
 
 import pytest
@@ -163,6 +165,29 @@ def test_who_is_removed_while_submitjob_is_under_way_is_ended_when_batch_has_it(
     removal.result(10)
     world.until(lambda: many[1].state is RunState.REMOVED)
     assert [call for call in world.batch.calls if call[0] == "terminate"] == [("terminate", f"id-{many[0].pack}:1")]
+    submitted(world, [many[0], many[2]])
+
+
+def test_who_is_removed_at_the_last_moment_is_not_told_so_and_then_submitted(world, monkeypatch):
+    removals, told, submit = [], [], world.batch.submit
+
+    def removed_now():
+        thread = threading.Thread(target=lambda: removals.append(world.runs.want("1-0-a", Wanted.REMOVE)))
+        thread.start()
+        thread.join(1)
+        with contextlib.suppress(IndexError, concurrent.futures.TimeoutError):
+            removals[0].result(1)
+        return world.now
+
+    def look(*arguments, **keywords):
+        told.append(any(removal.done() for removal in removals))
+        return submit(*arguments, **keywords)
+
+    monkeypatch.setattr(world.runs._packs, "_clock", removed_now)  # it is asked the time when the pack is about to be submitted
+    monkeypatch.setattr(world.batch, "submit", look)
+    many = add_all(world)
+    world.until(lambda: many[1].state is RunState.REMOVED)
+    assert told == [False]
     submitted(world, [many[0], many[2]])
 
 

@@ -256,6 +256,58 @@ def test_a_hold_is_told_only_when_it_is_on_disk(world, monkeypatch):
     assert world.journal.find(run.name).state is RunState.SUSPENDED
 
 
+def test_a_hold_that_comes_during_submitjob_is_carried_out_only_when_it_is_on_disk(world, monkeypatch):
+    """Else the next GAHP finds a job that somebody has cancelled, and reports it as removed."""
+    begun, go_on, submit = threading.Event(), threading.Event(), world.batch.submit
+
+    def slow(*arguments, **keywords):
+        begun.set()
+        assert go_on.wait(10)
+        return submit(*arguments, **keywords)
+
+    monkeypatch.setattr(world.batch, "submit", slow)
+    run = world.add()
+    assert begun.wait(10)
+    room = no_room_for(world, monkeypatch, wanted="HOLD")
+    world.runs.want(run.name, Wanted.HOLD)
+    go_on.set()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    seen = world.batch.count("describe")
+    world.until(lambda: world.batch.count("describe") > seen + 10)
+    assert world.batch.count("cancel") == 0
+    room.set()
+    world.until(lambda: world.batch.count("cancel") == 1)
+    assert world.journal.find(run.name).wanted is Wanted.HOLD
+
+
+def test_a_submission_is_claimed_for_nobody_only_when_the_hold_is_on_disk(world, monkeypatch):
+    """Else the next GAHP sends it again, and the job ends without running."""
+    found, wanted, revoke = world.batch.find, [], world.sandbox.revoke
+    world.batch.lost = ["before"]
+    run = world.add()
+    world.until(lambda: world.batch.count("find"))
+    room = no_room_for(world, monkeypatch, wanted="HOLD")
+    holds = []
+
+    def find(name, queue):
+        if not holds and time.monotonic() - world.runs._live[run.name].unsure_since > 1.2:
+            holds.append(world.runs.want(run.name, Wanted.HOLD))  # at the last look
+        return found(name, queue)
+
+    def look(name, submission):
+        wanted.append(world.journal.find(name).wanted)
+        return revoke(name, submission)
+
+    monkeypatch.setattr(world.batch, "find", find)
+    monkeypatch.setattr(world.sandbox, "revoke", look)
+    world.until(lambda: holds)
+    world.until(lambda: world.journal._problem)
+    world.until(lambda: wanted or not world.runs._live[run.name].busy)
+    room.set()
+    holds[0].result(10)
+    assert set(wanted) == {Wanted.HOLD}
+
+
 @pytest.mark.parametrize("why", ["AccessDeniedException", "has started"])
 def test_a_hold_is_refused_only_when_it_is_off_the_disk(world, monkeypatch, why):
     """Else the next GAHP holds a job of which HTCondor has been told that it runs on."""
@@ -293,6 +345,50 @@ def test_a_removal_outlives_the_refusal_of_the_hold_before_it(world, monkeypatch
     removal.result(10)
     world.until(lambda: run.state is RunState.REMOVED)
     assert world.batch.count("terminate") == 1
+
+
+@pytest.mark.parametrize("submitted", [False, True])
+def test_a_removal_that_comes_while_a_hold_is_written_is_not_told_with_it(world, monkeypatch, submitted):
+    """Else the next GAHP may find the run as held, and HTCondor never speaks of it again."""
+    world.sandbox.fail = [] if submitted else [Transient("S3 is away")] * 1_000_000
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED or not submitted)
+    room = no_room_for(world, monkeypatch, wanted="REMOVE")
+    transact, writing, go_on = world.journal._transact, threading.Event(), threading.Event()
+
+    def slow(group):
+        if any(write.values.get("state") == "SUSPENDED" for write in group):
+            writing.set()
+            assert go_on.wait(10)
+        transact(group)
+
+    monkeypatch.setattr(world.journal, "_transact", slow)
+    hold = world.runs.want(run.name, Wanted.HOLD)
+    world.until(lambda: writing.is_set() or world.batch.count("cancel") == 1)
+    if submitted:
+        world.batch.set("id-1-0-a", status="FAILED", cancelled=True)
+    assert writing.wait(10)
+    removal = world.runs.want(run.name, Wanted.REMOVE)
+    go_on.set()
+    hold.result(10)
+    world.until(lambda: world.journal._problem)
+    assert not removal.done()
+    room.set()
+    removal.result(10)
+    world.until(lambda: run.state is RunState.REMOVED)
+
+
+def test_a_removal_of_a_held_run_outlives_a_resume_behind_it(world, monkeypatch):
+    world.sandbox.fail = [Transient("S3 is away")] * 1_000_000
+    run = world.add()
+    world.runs.want(run.name, Wanted.HOLD).result(10)
+    room = no_room_for(world, monkeypatch, wanted="REMOVE")
+    removal = world.runs.want(run.name, Wanted.REMOVE)
+    with pytest.raises(Refused, match="is ending and cannot be resumed"):
+        world.runs.want(run.name, Wanted.RUN)
+    room.set()
+    removal.result(10)
+    world.until(lambda: run.state is RunState.REMOVED)
 
 
 def test_the_run_whose_place_another_takes_is_ended_also_if_nobody_lived_to_ask_for_it(world):
@@ -417,6 +513,18 @@ def test_a_hold_that_comes_too_late_is_refused_and_the_job_runs_on(world):
     world.until(lambda: run.state is RunState.COMPLETED)
 
 
+def test_a_late_event_of_an_attempt_before_does_not_refuse_the_hold_that_batch_has_taken(world):
+    """Else the job is reported as removed, which HTCondor knows as running on."""
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    hold = world.runs.want(run.name, Wanted.HOLD)
+    world.until(lambda: world.runs._live[run.name].ending_asked and not world.runs._live[run.name].busy)
+    assert world.runs.follower.hear(BatchJob("id-1-0-a", "", "STARTING", attempts=1, described=False))
+    world.batch.set("id-1-0-a", status="FAILED", attempts=1, cancelled=True)
+    hold.result(10)
+    assert run.state is RunState.SUSPENDED
+
+
 def test_a_hold_that_the_end_of_the_job_overtakes_is_refused(world):
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
@@ -425,6 +533,54 @@ def test_a_hold_that_the_end_of_the_job_overtakes_is_refused(world):
     with pytest.raises(Refused, match="has ended and cannot be held"):
         hold.result(10)
     world.until(lambda: run.state is RunState.COMPLETED)
+
+
+def test_a_hold_of_a_run_that_cannot_be_staged_is_refused_since_it_cannot_be_resumed(world, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def fail(run, request, record, submission, sends):
+        begun.set()
+        assert go_on.wait(10)
+        raise Refused("its input is gone")
+
+    monkeypatch.setattr(world.sandbox, "prepare", fail)
+    run = world.add()
+    assert begun.wait(10)
+    hold = world.runs.want(run.name, Wanted.HOLD)
+    go_on.set()
+    with pytest.raises(Refused, match="has ended and cannot be held"):
+        hold.result(10)
+    assert (run.state, run.report.hold_reason) == (RunState.HELD, "its input is gone")
+
+
+def test_a_hold_that_the_end_of_the_job_overtakes_is_refused_only_when_it_is_off_the_disk(world, monkeypatch):
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    room = no_room_for(world, monkeypatch, state="COLLECTING")
+    hold = world.runs.want(run.name, Wanted.HOLD)
+    world.batch.set("id-1-0-a", status="SUCCEEDED", started=5.0)
+    world.until(lambda: world.journal._problem)
+    assert not hold.done()
+    room.set()
+    with pytest.raises(Refused, match="has ended and cannot be held"):
+        hold.result(10)
+    assert world.journal.find(run.name).wanted is Wanted.RUN
+
+
+def test_a_hold_that_was_refused_is_not_carried_out_when_the_job_turns_out_not_to_have_ended(world):
+    world.sandbox.outcome = None
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.batch.fail["cancel"] = [Transient("no network")] * 1_000_000
+    hold = world.runs.want(run.name, Wanted.HOLD)
+    assert world.runs.follower.hear(BatchJob("id-1-0-a", "", "SUCCEEDED", attempts=None, described=False))
+    with pytest.raises(Refused, match="has ended and cannot be held"):
+        hold.result(10)
+    world.until(lambda: world.sandbox.collected and run.state is RunState.SUBMITTED)
+    asked = world.batch.count("cancel")
+    seen = world.batch.count("describe")
+    world.until(lambda: world.batch.count("describe") > seen + 3)
+    assert (run.wanted, world.batch.count("cancel")) == (Wanted.RUN, asked)
 
 
 def test_a_removal_after_a_hold_that_batch_has_taken_still_terminates(world):

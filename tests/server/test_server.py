@@ -8,10 +8,14 @@ import subprocess
 import sys
 import textwrap
 import threading
+import types
+from concurrent.futures import Future
 
 import pytest
 
 from gahp.cli.client import Client
+from gahp.journal import JournalProblem
+from gahp.server import Server, Service
 
 GAHP = os.path.join(os.path.dirname(sys.executable), "awsbatch_gahp")
 
@@ -295,6 +299,20 @@ def test_damage_of_the_journal_ends_it_with_1_and_a_sentence_on_stderr(environme
     """
     ended = run_patched(environment, program)
     assert (ended.returncode, ended.stderr) == (1, b"awsbatch_gahp: It is damaged.\n")
+
+
+def test_what_fails_with_the_journal_is_no_answer_the_next_one_is_asked():
+    """A gridmanager forgets a job that it has removed, whatever it is told of that."""
+    (read_from, _), (answers, write_to) = os.pipe(), os.pipe()
+    service, removal = Service(print), Future()
+    service._gateway = types.SimpleNamespace(cancel=lambda job_id: removal)
+    server = Server(service, read_from, write_to)
+    server._receive(b"BLAH_JOB_CANCEL 7 awsbatch/19700101/1-0-a\r\n")
+    server.fail("The journal is damaged.")
+    removal.set_exception(JournalProblem("The journal is damaged."))
+    server._receive(b"RESULTS\r\n")
+    server._receive(b"RESULTS\r\n")
+    assert os.read(answers, 1000).split() == [b"S", b"S", b"0", b"S", b"0"]
 
 
 def test_the_ownership_of_its_runs_is_the_last_thing_that_a_gahp_gives_back(environment):
