@@ -146,6 +146,11 @@ class Runs:
             lane.close()
         self._packs.close()
 
+    def expect(self, accepted: Future[str]) -> None:
+        """A job is being accepted, until that is done: what is packed waits for it."""
+        self._packer.accepting(1)
+        after(accepted, lambda _: self._packer.accepting(-1))
+
     def add(self, run: Run) -> None:
         """Follow a run that is in the journal."""
         live = Live(run)
