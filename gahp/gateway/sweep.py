@@ -2,7 +2,8 @@
 
 Single jobs are described a hundred a call, or listed by status where that is fewer calls. Of an array only the parent is
 described: its count of children by status says it for all of them when they are of one mind; when not, the states whose counts
-changed are listed, or the children that are not over described, whichever is fewer calls. One byte is kept for a child.
+changed are listed, or what still runs, or the children that are not over described, whichever is fewer calls. One byte is kept
+for a child.
 """
 
 from __future__ import annotations
@@ -304,6 +305,8 @@ class Sweep:
             array.settled = counts
         elif succeeded or failed or counts[1] not in (0, known[1]):
             lists = (_calls(counts[2]) if succeeded else 0) + (_calls(counts[3]) if failed else 0)
+            if self._rather_running(array, counts):
+                lists = _calls(counts[1]) + 1
             if open_ / DESCRIBE_PAGE > max(lists, 1):
                 return counts
             self._last += (f"{parent}:{index}" for index in array.open())
@@ -341,12 +344,16 @@ class Sweep:
                     self._found.append((job_id, _child(array, BatchJob(job_id, "", status, attempts=None, described=False))))
 
     def _list_array(self, parent: str, array: _Array, counts: tuple[int, ...]) -> Asking:
-        """The states whose counts changed: what ended first, and what runs if that does not explain the rest."""
+        """The states whose counts changed: what ended first, and what runs if that does not explain the rest. Or what runs only,
+        where the others can only have ended well and that is fewer calls."""
+        if self._rather_running(array, counts):
+            yield from self._list_rest(parent, array)
+            return
         bad = asked = 0
         for status, count in (("SUCCEEDED", counts[2]), ("FAILED", counts[3])):
             code, token = _CODES[status], ""
-            new = count - array.states.count(code)
-            while new > 0:
+            more = count > array.states.count(code)
+            while more:
                 answer = yield Children(parent, status, token)
                 assert isinstance(answer, tuple)
                 rows, token = answer
@@ -354,7 +361,6 @@ class Sweep:
                     index = split(job.id)[1]
                     if not 0 <= index < len(array.states) or array.states[index] >= _SUCCEEDED:
                         continue
-                    new -= 1
                     if code == _FAILED and index in array.ours and job.id not in self._unwanted:
                         # Why is what a person will read: a row does not tell it all.
                         self._last.append(job.id)
@@ -363,15 +369,43 @@ class Sweep:
                     else:
                         self._set(array, index, code, job)
                 self._flush()
-                if not token:
-                    break
+                # To the end: what has ended since the parent was described is listed among those that had by then.
+                more = bool(token)
         # Those that have ended since the parent was described ran then, and that explains the difference.
         since = array.states.count(_SUCCEEDED) + array.states.count(_FAILED) + asked - counts[2] - counts[3]
         if array.states.count(_RUNNING) - bad != counts[1] - since:
-            yield from self._list_running(parent, array)
+            gone = {index for index, code in enumerate(array.states) if code == _RUNNING}
+            yield from self._list_running(parent, array, gone)
+            # Ended meanwhile, or its host went away.
+            self._last += (f"{parent}:{index}" for index in gone)
 
-    def _list_running(self, parent: str, array: _Array) -> Asking:
-        gone = {index for index, code in enumerate(array.states) if code == _RUNNING}
+    @staticmethod
+    def _rather_running(array: _Array, counts: tuple[int, ...]) -> bool:
+        """Whether to list what runs tells who has ended well, and takes no more calls, one to make sure counted, than to list
+        those."""
+        idle, running, succeeded, failed = counts
+        return not idle and failed == array.states.count(_FAILED) and _calls(running) + 1 <= _calls(succeeded)
+
+    def _list_rest(self, parent: str, array: _Array) -> Asking:
+        """Who runs no more has ended well, if the parent says afterwards that no child waits, and no more than before failed."""
+        gone = set(array.open())
+        yield from self._list_running(parent, array, gone)
+        answer = yield Describe((parent,))
+        assert isinstance(answer, dict)
+        job = answer.get(parent)
+        idle, _, succeeded, failed = _counts(job) if job else (1, 0, 0, 0)
+        _, _, before, bad = array.known()
+        gone &= set(array.open())  # events may have told of some meanwhile
+        if not idle and failed == bad and succeeded >= before + len(gone):
+            for index in gone:
+                job_id = f"{parent}:{index}"
+                self._set(array, index, _SUCCEEDED, BatchJob(job_id, "", "SUCCEEDED", attempts=None, described=False))
+            self._flush()
+        else:
+            self._last += (f"{parent}:{index}" for index in gone)
+
+    def _list_running(self, parent: str, array: _Array, gone: set[int]) -> Asking:
+        """What runs; takes it out of `gone`."""
         token = ""
         while True:
             answer = yield Children(parent, "RUNNING", token)
@@ -384,9 +418,7 @@ class Sweep:
                     self._set(array, index, _RUNNING, job)
             self._flush()
             if not token:
-                break
-        # Ended meanwhile, or its host went away.
-        self._last += (f"{parent}:{index}" for index in gone)
+                return
 
     def _set(self, array: _Array, index: int, code: int, job: BatchJob) -> None:
         array.states[index] = code

@@ -200,6 +200,83 @@ def test_a_child_that_failed_is_described_for_its_reason_and_one_that_succeeded_
     assert not watch.ends["p:8"].described
 
 
+def mostly_ended():
+    """An array of 4,000 of which 3,500 have ended and 500 run; the sweep has seen them all run."""
+    account = Account()
+    account.array("p", [[(0.0, "RUNNING"), *([(10.0, "SUCCEEDED")] if n >= 500 else [])] for n in range(4000)])
+    watch = Watch(account, account.children("p"))
+    watch.round()
+    account.now = 11.0
+    account.calls.clear()
+    return account, watch
+
+
+def test_what_still_runs_is_listed_where_that_is_less_than_what_has_ended():
+    account, watch = mostly_ended()
+    watch.round()
+    assert set(watch.ends) == {f"p:{n}" for n in range(500, 4000)}
+    assert account.calls == {"Describe": 2, "Children": 1}
+    account.calls.clear()
+    watch.round()
+    assert account.calls == {"Describe": 1}
+
+
+@pytest.mark.parametrize("status", ["FAILED", "RUNNABLE"])
+def test_what_runs_no_more_has_not_ended_well_where_the_parent_counts_one_that_failed_or_waits(status):
+    account, watch = mostly_ended()
+    account.plans["p:7"].append((12.0, status))
+    account.plans["p:8"].append((12.0, "SUCCEEDED"))
+    answer = account.answer
+
+    def later(question):
+        if isinstance(question, Children):
+            account.now = 12.5  # after the parent was described
+        return answer(question)
+
+    account.answer = later
+    watch.round()
+    assert watch.told["p:7"].status == status
+    assert watch.told["p:7"].described
+    assert {job.status for job_id, job in watch.ends.items() if job_id != "p:7"} == {"SUCCEEDED"}
+    assert len(watch.ends) == 3501 + (status == "FAILED")
+
+
+def test_an_event_that_comes_while_the_others_are_listed_is_not_told_again():
+    account, watch = mostly_ended()
+    answer = account.answer
+
+    def meanwhile(question):
+        if isinstance(question, Children):
+            watch.sweep.heard("p:600", "SUCCEEDED")
+        return answer(question)
+
+    account.answer = meanwhile
+    watch.round()
+    assert set(watch.ends) == {f"p:{n}" for n in range(500, 4000)} - {"p:600"}
+
+
+def test_a_list_is_read_to_its_end_although_it_has_as_many_as_were_counted_before():
+    account = Account()
+    plans = [[(0.0, "RUNNING")] for _ in range(3000)]
+    for n in range(600):
+        plans[n].append((12.0, "SUCCEEDED"))
+    for n in range(1000, 2500):
+        plans[n].append((10.0, "SUCCEEDED"))
+    account.array("p", plans)
+    watch = Watch(account, account.children("p"))
+    watch.round()
+    account.now = 11.0
+    answer = account.answer
+
+    def later(question):
+        account.now = 11.0 if isinstance(question, Describe) else 12.5
+        return answer(question)
+
+    account.answer = later
+    watch.round()
+    assert len(watch.ends) == 2100
+
+
 def test_a_child_whose_host_went_away_is_idle_again():
     account = Account()
     account.array("p", [[(0.0, "RUNNING"), *([(10.0, "RUNNABLE"), (20.0, "RUNNING")] if n == 700 else [])] for n in range(1500)])
