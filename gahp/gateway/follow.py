@@ -142,9 +142,9 @@ class Follower:
 
     @mortal()
     def _work(self) -> None:
-        tries, due, took = 0, 0.0, 0.0
+        tries, due, look = 0, 0.0, time.monotonic() + self._interval_s
         # From beginning to beginning, however long a round takes.
-        while not self._stop.wait(max(self._interval_s - took, self._interval_s / 4, backoff(tries) if tries else 0.0)):
+        while not self._stop.wait(max(look - time.monotonic(), self._interval_s / 4, backoff(tries) if tries else 0.0)):
             begun = time.monotonic()
             try:
                 if not self._due(due):
@@ -152,8 +152,7 @@ class Follower:
                 closely = self.round()
                 with self._lock:
                     pause = self._sweep.pause_s(self._interval_s, events=self._events, closely=closely)
-                # A little less: the next look at the clock comes an interval after this one, not a moment before it.
-                due = begun + pause - self._interval_s / 2
+                due = begun + pause
                 tries = 0
             except (Transient, Refused) as error:
                 tries += 1
@@ -164,7 +163,8 @@ class Follower:
                 tries += 1
                 log.exception("following the jobs failed")
             finally:
-                took = time.monotonic() - begun
+                # What was submitted meanwhile is looked for once an interval.
+                look = min(begun + self._interval_s, due) if due > begun else begun + self._interval_s
 
     def _due(self, due: float) -> bool:
         if time.monotonic() >= due:

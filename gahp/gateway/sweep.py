@@ -28,12 +28,16 @@ _AUDIT_EVERY_S = 900.0
 # Late events about jobs that are over are known for ours by that.
 _LATELY = 10000
 
-# While of many jobs nothing has moved for so many sweeps, each next one waits so much longer. Jobs of minutes then cost half the
-# calls, and the wait is over with the first that moves, so that only the first few are told late. A few jobs, of which each may
-# hold up a DAG, are a call or two.
+# While of many jobs none has ended for so many sweeps, each next one waits so much longer; after one that was submitted or
+# started, which is further from its end, most of these count as past. Jobs of minutes then cost fewer calls, and the wait is over
+# with the first that ends, so that only the first few are told late: no more than one in twenty of those that end within a
+# minute. A few jobs, of which each may hold up a DAG, are a call or two.
 _MANY = 200
 _QUIET_SWEEPS = 6
-_SLOWER = 3.0
+_QUIET_SWEEPS_PAST = 5
+_SLOWER = 1.75
+# While none runs none can end: it has to start before.
+_SLOWER_WAITING = 3.0
 # With events a sweep only catches what they lost.
 _SLOWER_WITH_EVENTS = 12.0
 
@@ -104,8 +108,8 @@ class Sweep:
         self._lately: dict[str, None] = {}  # followed no more, oldest first
         self._arrays: dict[str, _Array] = {}
         self._list_calls: dict[str, int] = {}  # by queue: how many the last listing took
-        self._quiet = 0
-        self._moved = self._news = False
+        self._quiet = _QUIET_SWEEPS_PAST
+        self._moved = self._ended = self._news = False
         self._found: list[tuple[str, BatchJob | None]] = []  # to be told after this answer
         self._last: list[str] = []  # to be described at the end of this round
         self._looked: list[_Array] = []  # whose counts are not explained yet
@@ -128,7 +132,7 @@ class Sweep:
                 if index < len(array.states):
                     array.states[index] = _UNKNOWN
             self._moved = True
-            self._quiet = 0
+            self._quiet = min(self._quiet, _QUIET_SWEEPS_PAST)
         self._followed = wanted
 
     def follows(self, job_id: str) -> bool:
@@ -168,8 +172,18 @@ class Sweep:
         if events:
             # A sweep that had to find out by itself what moved is a sign of events that get lost.
             return interval_s * (1.0 if self._news else _SLOWER_WITH_EVENTS)
-        slow = self._quiet >= _QUIET_SWEEPS and len(self._followed) > _MANY
-        return interval_s * (_SLOWER if slow else 1.0)
+        if self._quiet < _QUIET_SWEEPS or len(self._followed) <= _MANY:
+            return interval_s
+        return interval_s * (_SLOWER_WAITING if self._all_wait() else _SLOWER)
+
+    def _all_wait(self) -> bool:
+        """Whether nothing of all that is followed runs, or is about to, as far as is known."""
+        arrays, begun = self._arrays.values(), ("STARTING", "RUNNING")
+        return (
+            all(code == _IDLE for code in self._singles.values())
+            and all(array.parent and not any((array.parent.counts or {}).get(status) for status in begun) for array in arrays)
+            and not any(array.states.count(_RUNNING) for array in arrays)
+        )
 
     def whole(self, parent: str, unwanted: Collection[str]) -> bool:
         """Whether `unwanted` has every child of this array that may not be over: then its parent can be ended for them."""
@@ -181,7 +195,7 @@ class Sweep:
     ) -> Asking:
         """One round of questions; every answer's news is told before the next question. `closely`: jobs to be described whatever
         the counts say. `unwanted`: how these end need not be told in detail."""
-        self._moved = self._news = False
+        self._moved = self._ended = self._news = False
         self._last, self._looked, self._unwanted = [], [], unwanted
         listing = self._queues_to_list(queue_of)
         singles = [job_id for job_id in self._singles if not listing or queue_of(job_id) not in listing]
@@ -212,7 +226,8 @@ class Sweep:
             self._flush()
         for array in self._looked:
             array.tries += 1
-        self._quiet = 0 if self._moved else self._quiet + 1
+        most = _QUIET_SWEEPS_PAST if self._moved else _QUIET_SWEEPS
+        self._quiet = 0 if self._ended else min(self._quiet + 1, most)
 
     # Single jobs
 
@@ -280,7 +295,9 @@ class Sweep:
         if len(array.states) != job.size:
             array.states = bytearray(job.size)
             array.audited = array.sampled = now
+        before = _counts(array.parent) if array.parent else counts
         self._moved |= array.parent is None or array.parent.counts != job.counts
+        self._ended |= counts[2:] != before[2:]
         array.parent = job
         if now - array.audited >= _AUDIT_EVERY_S:
             array.audited = now
@@ -460,6 +477,7 @@ class Sweep:
             return
         if before != code:
             self._moved = True
+            self._ended |= code >= _SUCCEEDED
             self._news |= before != _UNKNOWN
 
 

@@ -429,7 +429,7 @@ def test_the_pace_slows_down_while_nothing_moves_and_is_back_with_the_first_chan
     watch.round()
     assert watch.sweep.pause_s(5, events=False, closely=False) == 5
     watch.run(until=200)
-    assert watch.sweep.pause_s(5, events=False, closely=False) == 15
+    assert watch.sweep.pause_s(5, events=False, closely=False) == 8.75
     assert watch.sweep.pause_s(5, events=False, closely=True) == 5
     assert watch.sweep.pause_s(5, events=True, closely=False) == 60
     watch.run(until=301)
@@ -440,6 +440,27 @@ def test_the_pace_slows_down_while_nothing_moves_and_is_back_with_the_first_chan
     assert watch.sweep.has_news(watch.live)
     watch.sweep.follow(watch.live)
     assert watch.sweep.pause_s(5, events=False, closely=False) == 5
+
+
+def test_the_pace_is_slower_while_none_runs_for_none_can_end():
+    account = Account()
+    account.array("p", [[(0.0, "RUNNABLE"), (100.0, "STARTING"), (200.0, "RUNNING"), (900.0, "SUCCEEDED")]] * 250)
+    account.plans["s"] = [(0.0, "RUNNABLE"), (900.0, "SUCCEEDED")]
+    watch = Watch(account, [*account.children("p"), "s"])
+    paces = {}
+    for until in (90, 190, 290):
+        watch.run(until=until)
+        paces[until] = watch.sweep.pause_s(5, events=False, closely=False)
+    assert paces == {90: 15, 190: 8.75, 290: 8.75}
+
+
+def test_while_jobs_end_now_and_then_the_pace_stays():
+    account = Account()
+    account.array("p", [[(0.0, "RUNNING"), (100.0 + 25 * n, "SUCCEEDED")] for n in range(250)])
+    watch = Watch(account, account.children("p")).run(until=101)
+    while account.now < 1000:
+        watch.run(until=account.now + 1)
+        assert watch.sweep.pause_s(5, events=False, closely=False) == 5
 
 
 def test_the_end_of_a_few_jobs_is_told_as_soon_however_long_they_run():
