@@ -201,8 +201,7 @@ class Sweep:
         singles = [job_id for job_id in self._singles if not listing or queue_of(job_id) not in listing]
         close = [job_id for job_id in closely if job_id in self._followed]
         doubtful: list[tuple[str, _Array, tuple[int, ...]]] = []
-        first = [*self._arrays, *singles, *close, *self._samples(now)]
-        for page in pages(dict.fromkeys(first)):
+        for page in pages(self._first([*self._arrays, *singles, *close, *self._samples(now)])):
             answer = yield Describe(page)
             assert isinstance(answer, dict)
             for job_id in page:
@@ -228,6 +227,18 @@ class Sweep:
             array.tries += 1
         most = _QUIET_SWEEPS_PAST if self._moved else _QUIET_SWEEPS
         self._quiet = 0 if self._ended else min(self._quiet + 1, most)
+
+    def _first(self, ids: list[str]) -> Iterable[str]:
+        """What to describe to begin with. While jobs end: instead of a parent its children that are not over, where they find
+        room on a page that is asked for anyway, for they would be asked about next."""
+        asked = dict.fromkeys(ids)
+        room = -len(asked) % DESCRIBE_PAGE
+        for parent, array in self._arrays.items() if not self._quiet else ():
+            if 0 < len(array.states) - sum(array.known()[2:]) <= room + 1:
+                del asked[parent]
+                asked |= dict.fromkeys(f"{parent}:{index}" for index in array.open())
+                room = -len(asked) % DESCRIBE_PAGE
+        return asked
 
     # Single jobs
 

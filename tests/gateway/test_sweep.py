@@ -123,6 +123,18 @@ def test_jobs_of_ten_minutes_cost_few_calls_and_are_told_in_time(count, goal):
     assert watch.delays()[int(count * 0.95)] <= watch.interval + 1
 
 
+@pytest.mark.parametrize("moment", range(9))
+def test_nineteen_of_twenty_ends_are_told_in_time_whatever_moment_the_first_comes_at(moment):
+    account = Account()
+    start, plans = 45.0 + moment, []
+    for n in range(1000):
+        plans.append([(0.0, "RUNNABLE"), (start, "RUNNING"), (start + 600 + 60 * (n * 0.618 % 1), "SUCCEEDED")])
+    account.array("p", plans)
+    watch = Watch(account, account.children("p")).run()
+    assert watch.delays()[950] <= watch.interval + 1
+    assert account.calls.total() <= 99
+
+
 def test_many_small_arrays_are_described_together_and_never_listed_one_by_one():
     random.seed(1)
     account = Account()
@@ -275,6 +287,22 @@ def test_a_list_is_read_to_its_end_although_it_has_as_many_as_were_counted_befor
     account.answer = later
     watch.round()
     assert len(watch.ends) == 2100
+
+
+def test_while_jobs_end_a_page_that_is_asked_for_anyway_has_children_instead_of_their_parent():
+    account = Account()
+    for parent, size in (("p", 1000), ("q", 60)):
+        account.array(parent, [[(0.0, "RUNNING"), (10.0 * n + 10, "SUCCEEDED")] for n in range(size)])
+    watch = Watch(account, [*account.children("p"), *account.children("q")])
+    watch.round()
+    for number in range(1, 4):
+        account.now = 10.0 * number + 1
+        account.calls.clear()
+        watch.round()
+        assert len(watch.ends) == 2 * number
+    assert account.calls == {"Describe": 1, "Children": 1}
+    watch.round()
+    assert next(watch.sweep.round(account.now, lambda job_id: "q")) == Describe(("p", "q"))
 
 
 def test_a_child_whose_host_went_away_is_idle_again():
