@@ -123,7 +123,13 @@ class Runs:
             Step.SUSPEND: self._suspend,
         }
         self._adopting = Lane("adopt", 1)
-        self._follower = Follower(batch, interval_s=poll_interval_s, followed=self._followed, tell=self._look_at)
+        self._follower = Follower(
+            batch,
+            interval_s=poll_interval_s,
+            followed=self._followed,
+            tell=self._look_at,
+            late_s=self._lanes[Step.COLLECT].late_s,
+        )
 
     def start(self) -> None:
         """Take over what earlier GAHPs left and begin to follow all runs."""
