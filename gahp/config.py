@@ -186,7 +186,7 @@ KNOBS = (
     Knob("AWSBATCH_SUBMIT_THREADS", "8", "threads", _whole(1, 64), "SubmitJob calls under way at the same time."),
     Knob(
         "AWSBATCH_PACK_SIZE",
-        "10000",
+        "4000",
         "jobs",
         _whole(1, 10000),
         "How many jobs that ask for the same and come together may become one array job; 1: each is submitted by itself.",
@@ -198,13 +198,13 @@ KNOBS = (
         _number(0, 60000),
         "How long an array job waits for one more job before it is submitted.",
     ),
-    Knob("AWSBATCH_PACK_WAIT", "250", "milliseconds", _number(0, 60000), "How long it waits in all, when a burst begins."),
+    Knob("AWSBATCH_PACK_WAIT", "2000", "milliseconds", _number(0, 60000), "How long it waits in all, when a burst begins."),
     Knob(
         "AWSBATCH_PACK_LONGEST",
         "5000",
         "milliseconds",
         _number(0, 60000),
-        "While ten and more a second keep coming it waits in all as long as they have come before, up to this; 0: never longer.",
+        "While ten and more a second keep coming it waits twice as long as they have come before, up to this; 0: never longer.",
     ),
     Knob(
         "AWSBATCH_LOOKUP_SETTLE",

@@ -104,6 +104,11 @@ class Lane:
             heapq.heappush(self._tasks, (time.monotonic() + delay, next(self._order), task))
             self._call_one()
 
+    def late_s(self) -> float:
+        """For how long the next task has been due; 0.0 if none is."""
+        with self._change:
+            return max(0.0, time.monotonic() - self._tasks[0][0]) if self._tasks else 0.0
+
     def close(self) -> None:
         """Take no more tasks and drop those that have not begun. Does not wait for those that have."""
         with self._change:

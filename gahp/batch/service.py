@@ -236,17 +236,20 @@ class Batch:
             )
 
     def _has_fair_share(self, queue: str) -> bool:
-        with self._lock:
-            known = self._fair_share.get(queue)
+        known = self._fair_share.get(queue)
         if known is None or self._clock() - known[0] > _QUEUE_FACTS_S:
-            try:
-                queues = self._call("DescribeJobQueues", self._client.describe_job_queues, jobQueues=[queue])["jobQueues"]
-            except Unsure as error:
-                raise Transient(str(error)) from error  # nothing has been submitted: there is nothing to look up
-            known = (self._clock(), bool(queues and queues[0].get("schedulingPolicyArn")))
-            with self._lock:
-                self._fair_share[queue] = known
+            with self._lock:  # who comes meanwhile waits for the answer and does not ask as well
+                if self._fair_share.get(queue) is known:
+                    self._fair_share[queue] = (self._clock(), self._ask_fair_share(queue))
+                known = self._fair_share[queue]
         return known[1]
+
+    def _ask_fair_share(self, queue: str) -> bool:
+        try:
+            queues = self._call("DescribeJobQueues", self._client.describe_job_queues, jobQueues=[queue])["jobQueues"]
+        except Unsure as error:
+            raise Transient(str(error)) from error  # nothing has been submitted: there is nothing to look up
+        return bool(queues and queues[0].get("schedulingPolicyArn"))
 
     def _ending(self, action: str, call: Callable[..., Mapping[str, Any]], job_id: str, reason: str) -> None:
         try:

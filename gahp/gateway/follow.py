@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 _TRIES = 5  # of one question
 _REFRESH_S = 1.0
+# Of the interval, what a round may spend in waiting for those who work on its news; how late they have to be for it.
+_SPREAD, _LATE_S, _LOOK_S = 0.75, 0.1, 0.05
 
 
 class Followed(NamedTuple):
@@ -32,7 +34,8 @@ class Followed(NamedTuple):
 
 
 class Follower:
-    """Follows in Batch what `followed` says. `tell` is called from several threads, and with no lock held."""
+    """Follows in Batch what `followed` says. `tell` is called from several threads, and with no lock held. `late_s`: by how many
+    seconds those are behind who work on what is told."""
 
     def __init__(
         self,
@@ -41,6 +44,7 @@ class Follower:
         interval_s: float,
         followed: Callable[[], Followed],
         tell: Tell,
+        late_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._batch = batch
         self._interval_s = interval_s
@@ -48,6 +52,7 @@ class Follower:
         self._news: list[tuple[str, BatchJob | None]] = []
         self._sweep = Sweep(self._news.extend)
         self._tell = tell
+        self._late_s = late_s
         self._lock = threading.Lock()  # the sweep's state: this thread's, and whoever brings events
         self._stop = threading.Event()
         self._asked_about: set[str] = set()
@@ -97,6 +102,7 @@ class Follower:
     def round(self) -> bool:
         """Ask about everything once. Whether an answer is waited for. Raises Refused or Transient; news told before stay told."""
         followed = self._followed()
+        until = time.monotonic() + self._interval_s * _SPREAD
         with self._lock:
             self._sweep.follow(followed.queues)
             asked, self._asked_about = self._asked_about, set()
@@ -106,6 +112,7 @@ class Follower:
             question = next(questions, None)
         while question is not None:
             try:
+                self._leave_time(question, until)
                 answer = self._ask(question)
             except BaseException:
                 with self._lock:
@@ -119,6 +126,13 @@ class Follower:
                 news, self._news[:] = self._news[:], []
             self._tell(news)
         return bool(followed.closely)
+
+    def _leave_time(self, question: Question, until: float) -> None:
+        """What was told of one array is worked on before the next is listed: told now its ends would only wait, and a list that
+        is read later has more of them. So the ends of many jobs are spread over the interval. Not beyond `until` (monotonic)."""
+        while isinstance(question, Children) and self._late_s() > _LATE_S and time.monotonic() < until:
+            if self._stop.wait(_LOOK_S):
+                raise Transient("this GAHP ends")
 
     def _ask(self, question: Question) -> dict[str, BatchJob] | Page:
         tries = 0
@@ -142,9 +156,9 @@ class Follower:
 
     @mortal()
     def _work(self) -> None:
-        tries, due, took = 0, 0.0, 0.0
+        tries, due, look = 0, 0.0, time.monotonic() + self._interval_s
         # From beginning to beginning, however long a round takes.
-        while not self._stop.wait(max(self._interval_s - took, self._interval_s / 4, backoff(tries) if tries else 0.0)):
+        while not self._stop.wait(max(look - time.monotonic(), self._interval_s / 4, backoff(tries) if tries else 0.0)):
             begun = time.monotonic()
             try:
                 if not self._due(due):
@@ -152,8 +166,7 @@ class Follower:
                 closely = self.round()
                 with self._lock:
                     pause = self._sweep.pause_s(self._interval_s, events=self._events, closely=closely)
-                # A little less: the next look at the clock comes an interval after this one, not a moment before it.
-                due = begun + pause - self._interval_s / 2
+                due = begun + pause
                 tries = 0
             except (Transient, Refused) as error:
                 tries += 1
@@ -164,7 +177,8 @@ class Follower:
                 tries += 1
                 log.exception("following the jobs failed")
             finally:
-                took = time.monotonic() - begun
+                # What was submitted meanwhile is looked for once an interval.
+                look = min(begun + self._interval_s, due) if due > begun else begun + self._interval_s
 
     def _due(self, due: float) -> bool:
         if time.monotonic() >= due:

@@ -110,7 +110,9 @@ class Gateway:
 
     def submit(self, request: JobRequest) -> Future[str]:
         """Check the request, record the run, answer with its job id. Staging and SubmitJob follow by themselves."""
-        return self._in_lane(self._accept, lambda: self._accepted(request), until=time.monotonic() + _RECORD_FOR_S)
+        accepted = self._in_lane(self._accept, lambda: self._accepted(request), until=time.monotonic() + _RECORD_FOR_S)
+        self._runs.expect(accepted)
+        return accepted
 
     def at_once(self, job_id: str) -> JobReport | None:
         """How a job stands, where it is live here and its id is confirmed; None: ask `status`."""

@@ -23,8 +23,10 @@ _MOST_BYTES = 64 * 1024 * 1024
 _SAME_BURST_S = 1.0
 # So many a second make a burst worth waiting in: fewer are little trouble one by one.
 _DENSE = 10.0
-# A group that waits longer in all bears longer pauses, too: this share of it.
-_QUIET_SHARE = 0.05
+# In all a group waits so many times as long as its burst has lasted before it.
+_GROWTH = 2.0
+# A burst may pause before it counts as over, the longer it has lasted: this share of it, up to so many seconds.
+_PAUSE_SHARE, _PAUSE_MOST_S = 0.1, 0.25
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 
 
@@ -55,11 +57,11 @@ class Group(Generic[Member]):
 class Packer(Generic[Member]):
     """One open group for each shape. A group is complete when none came for `quiet_s`, or after `wait_s`, or when it is full.
 
-    While jobs of a shape keep coming, each group waits as long as the burst has lasted before it, up to `longest_s`: ten thousand
-    jobs that come over a minute are a dozen arrays then, and not hundreds, each of which costs a SubmitJob and lists of its own
-    for as long as it runs. No job waits longer than the burst has taken already.
+    While jobs of a shape keep coming, each group waits twice as long as the burst has lasted before it, up to `longest_s`: ten
+    thousand jobs that come over a minute are a dozen arrays then, and not hundreds, each of which costs a SubmitJob and lists of
+    its own for as long as it runs.
 
-    A run that is being staged counts as about to come, so that a burst which takes its time to be staged is not cut into pieces;
+    A run that is being accepted or staged counts as about to come, so that a burst which takes its time is not cut into pieces;
     but not for longer than `wait_s`, because it may be uploading for hours. Threads may share it.
     """
 
@@ -73,6 +75,7 @@ class Packer(Generic[Member]):
         self._open: dict[Hashable, Group[Member]] = {}
         # By shape, the latest at the end: when the first and the last job of it came, and how many did.
         self._bursts: collections.OrderedDict[Hashable, tuple[float, float, int]] = collections.OrderedDict()
+        self._accepting = 0
         self._queued: set[str] = set()
         self._being_staged: dict[str, float] = {}
 
@@ -80,6 +83,11 @@ class Packer(Generic[Member]):
     def packs(self) -> bool:
         """Whether anything is packed at all."""
         return self._size > 1
+
+    def accepting(self, more: int) -> None:
+        """So many more jobs than before, or fewer, are being accepted."""
+        with self._lock:
+            self._accepting += more
 
     def expect(self, name: str) -> None:
         """This run is about to be staged."""
@@ -105,7 +113,7 @@ class Packer(Generic[Member]):
             group = self._open.get(part.shape)
             new = group is None
             if group is None:
-                wait_s = min(max(lasted, self._wait_s), self._longest_s)
+                wait_s = min(max(_GROWTH * lasted, self._wait_s), self._longest_s)
                 group = self._open[part.shape] = Group(part.shape, now, now, pack_name(name), wait_s)
             group.members.append((member, part))
             group.bytes += len(part.body)
@@ -121,8 +129,7 @@ class Packer(Generic[Member]):
             if self._open.get(group.shape) is not group:
                 return 0.0
             now = self._clock()
-            quiet_s = max(self._quiet_s, group.wait_s * _QUIET_SHARE if group.wait_s > self._wait_s else 0.0)
-            quiet = group.last + quiet_s
+            quiet = group.last + max(self._quiet_s, min(_PAUSE_SHARE * self._lasted(group.shape, group.last), _PAUSE_MOST_S))
             look = quiet if now < quiet else now + self._quiet_s / 4 if self._more_to_come(now) else now
             left = min(look, group.begun + group.wait_s) - now
             if left > 0:
@@ -137,16 +144,21 @@ class Packer(Generic[Member]):
                 group.wait_s = self._wait_s
 
     def _burst(self, shape: Hashable, now: float) -> float:
-        """For how long jobs of this shape have been coming, one of which comes now; 0.0 if they are few."""
+        """One of this shape comes: for how long such have been coming, 0.0 if they are few."""
         while self._bursts and now - next(iter(self._bursts.values()))[1] > _SAME_BURST_S:
             self._bursts.popitem(last=False)
         begun, _, came = self._bursts.get(shape, (now, now, 0))
         self._bursts[shape] = begun, now, came + 1
         self._bursts.move_to_end(shape)
-        return now - begun if came >= _DENSE * (now - begun) else 0.0
+        return self._lasted(shape, now)
+
+    def _lasted(self, shape: Hashable, now: float) -> float:
+        """For how long jobs of this shape had been coming at that time; 0.0 if they are few."""
+        begun, _, came = self._bursts.get(shape, (now, now, 1))
+        return now - begun if came > _DENSE * (now - begun) else 0.0
 
     def _more_to_come(self, now: float) -> bool:
-        return bool(self._queued) or any(now - begun < self._wait_s for begun in self._being_staged.values())
+        return bool(self._accepting or self._queued) or any(now - begun < self._wait_s for begun in self._being_staged.values())
 
 
 def pack_name(run: str) -> str:

@@ -127,7 +127,13 @@ class Runs:
             Step.SUSPEND: self._suspend,
         }
         self._adopting = Lane("adopt", 1)
-        self._follower = Follower(batch, interval_s=poll_interval_s, followed=self._followed, tell=self._look_at)
+        self._follower = Follower(
+            batch,
+            interval_s=poll_interval_s,
+            followed=self._followed,
+            tell=self._look_at,
+            late_s=self._lanes[Step.COLLECT].late_s,
+        )
 
     def start(self) -> None:
         """Take over what earlier GAHPs left and begin to follow all runs."""
@@ -149,6 +155,11 @@ class Runs:
         for lane in {*self._lanes.values(), self._cleaning, self._adopting}:
             lane.close()
         self._packs.close()
+
+    def expect(self, accepted: Future[str]) -> None:
+        """A job is being accepted, until that is done: what is packed waits for it."""
+        self._packer.accepting(1)
+        after(accepted, lambda _: self._packer.accepting(-1))
 
     def add(self, run: Run) -> None:
         """Follow a run that is in the journal."""

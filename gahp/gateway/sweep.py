@@ -2,7 +2,8 @@
 
 Single jobs are described a hundred a call, or listed by status where that is fewer calls. Of an array only the parent is
 described: its count of children by status says it for all of them when they are of one mind; when not, the states whose counts
-changed are listed, or the children that are not over described, whichever is fewer calls. One byte is kept for a child.
+changed are listed, or what still runs, or the children that are not over described, whichever is fewer calls. One byte is kept
+for a child.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ _AUDIT_EVERY_S = 900.0
 # Late events about jobs that are over are known for ours by that.
 _LATELY = 10000
 
-# While of many jobs nothing has moved for so many sweeps, each next one waits so much longer. Jobs of minutes then cost half the
-# calls, and the wait is over with the first that moves, so that only the first few are told late. A few jobs, of which each may
-# hold up a DAG, are a call or two.
+# While of many jobs none has ended for so many sweeps, each next one waits so much longer; after one that was submitted or
+# started, which is further from its end, most of these count as past. Jobs of minutes then cost fewer calls, and the wait is over
+# with the first that ends, so that only the first few are told late: no more than one in twenty of those that end within a
+# minute. A few jobs, of which each may hold up a DAG, are a call or two.
 _MANY = 200
 _QUIET_SWEEPS = 6
-_SLOWER = 3.0
+_QUIET_SWEEPS_PAST = 5
+_SLOWER = 1.75
+# While none runs none can end: it has to start before.
+_SLOWER_WAITING = 3.0
 # With events a sweep only catches what they lost.
 _SLOWER_WITH_EVENTS = 12.0
 
@@ -103,8 +108,8 @@ class Sweep:
         self._lately: dict[str, None] = {}  # followed no more, oldest first
         self._arrays: dict[str, _Array] = {}
         self._list_calls: dict[str, int] = {}  # by queue: how many the last listing took
-        self._quiet = 0
-        self._moved = self._news = False
+        self._quiet = _QUIET_SWEEPS_PAST
+        self._moved = self._ended = self._news = False
         self._found: list[tuple[str, BatchJob | None]] = []  # to be told after this answer
         self._last: list[str] = []  # to be described at the end of this round
         self._looked: list[_Array] = []  # whose counts are not explained yet
@@ -127,7 +132,7 @@ class Sweep:
                 if index < len(array.states):
                     array.states[index] = _UNKNOWN
             self._moved = True
-            self._quiet = 0
+            self._quiet = min(self._quiet, _QUIET_SWEEPS_PAST)
         self._followed = wanted
 
     def follows(self, job_id: str) -> bool:
@@ -167,8 +172,18 @@ class Sweep:
         if events:
             # A sweep that had to find out by itself what moved is a sign of events that get lost.
             return interval_s * (1.0 if self._news else _SLOWER_WITH_EVENTS)
-        slow = self._quiet >= _QUIET_SWEEPS and len(self._followed) > _MANY
-        return interval_s * (_SLOWER if slow else 1.0)
+        if self._quiet < _QUIET_SWEEPS or len(self._followed) <= _MANY:
+            return interval_s
+        return interval_s * (_SLOWER_WAITING if self._all_wait() else _SLOWER)
+
+    def _all_wait(self) -> bool:
+        """Whether nothing of all that is followed runs, or is about to, as far as is known."""
+        arrays, begun = self._arrays.values(), ("STARTING", "RUNNING")
+        return (
+            all(code == _IDLE for code in self._singles.values())
+            and all(array.parent and not any((array.parent.counts or {}).get(status) for status in begun) for array in arrays)
+            and not any(array.states.count(_RUNNING) for array in arrays)
+        )
 
     def whole(self, parent: str, unwanted: Collection[str]) -> bool:
         """Whether `unwanted` has every child of this array that may not be over: then its parent can be ended for them."""
@@ -180,14 +195,13 @@ class Sweep:
     ) -> Asking:
         """One round of questions; every answer's news is told before the next question. `closely`: jobs to be described whatever
         the counts say. `unwanted`: how these end need not be told in detail."""
-        self._moved = self._news = False
+        self._moved = self._ended = self._news = False
         self._last, self._looked, self._unwanted = [], [], unwanted
         listing = self._queues_to_list(queue_of)
         singles = [job_id for job_id in self._singles if not listing or queue_of(job_id) not in listing]
         close = [job_id for job_id in closely if job_id in self._followed]
         doubtful: list[tuple[str, _Array, tuple[int, ...]]] = []
-        first = [*self._arrays, *singles, *close, *self._samples(now)]
-        for page in pages(dict.fromkeys(first)):
+        for page in pages(self._first([*self._arrays, *singles, *close, *self._samples(now)])):
             answer = yield Describe(page)
             assert isinstance(answer, dict)
             for job_id in page:
@@ -211,7 +225,20 @@ class Sweep:
             self._flush()
         for array in self._looked:
             array.tries += 1
-        self._quiet = 0 if self._moved else self._quiet + 1
+        most = _QUIET_SWEEPS_PAST if self._moved else _QUIET_SWEEPS
+        self._quiet = 0 if self._ended else min(self._quiet + 1, most)
+
+    def _first(self, ids: list[str]) -> Iterable[str]:
+        """What to describe to begin with. While jobs end: instead of a parent its children that are not over, where they find
+        room on a page that is asked for anyway, for they would be asked about next."""
+        asked = dict.fromkeys(ids)
+        room = -len(asked) % DESCRIBE_PAGE
+        for parent, array in self._arrays.items() if not self._quiet else ():
+            if 0 < len(array.states) - sum(array.known()[2:]) <= room + 1:
+                del asked[parent]
+                asked |= dict.fromkeys(f"{parent}:{index}" for index in array.open())
+                room = -len(asked) % DESCRIBE_PAGE
+        return asked
 
     # Single jobs
 
@@ -279,7 +306,9 @@ class Sweep:
         if len(array.states) != job.size:
             array.states = bytearray(job.size)
             array.audited = array.sampled = now
+        before = _counts(array.parent) if array.parent else counts
         self._moved |= array.parent is None or array.parent.counts != job.counts
+        self._ended |= counts[2:] != before[2:]
         array.parent = job
         if now - array.audited >= _AUDIT_EVERY_S:
             array.audited = now
@@ -304,6 +333,8 @@ class Sweep:
             array.settled = counts
         elif succeeded or failed or counts[1] not in (0, known[1]):
             lists = (_calls(counts[2]) if succeeded else 0) + (_calls(counts[3]) if failed else 0)
+            if self._rather_running(array, counts):
+                lists = _calls(counts[1]) + 1
             if open_ / DESCRIBE_PAGE > max(lists, 1):
                 return counts
             self._last += (f"{parent}:{index}" for index in array.open())
@@ -341,12 +372,16 @@ class Sweep:
                     self._found.append((job_id, _child(array, BatchJob(job_id, "", status, attempts=None, described=False))))
 
     def _list_array(self, parent: str, array: _Array, counts: tuple[int, ...]) -> Asking:
-        """The states whose counts changed: what ended first, and what runs if that does not explain the rest."""
+        """The states whose counts changed: what ended first, and what runs if that does not explain the rest. Or what runs only,
+        where the others can only have ended well and that is fewer calls."""
+        if self._rather_running(array, counts):
+            yield from self._list_rest(parent, array)
+            return
         bad = asked = 0
         for status, count in (("SUCCEEDED", counts[2]), ("FAILED", counts[3])):
             code, token = _CODES[status], ""
-            new = count - array.states.count(code)
-            while new > 0:
+            more = count > array.states.count(code)
+            while more:
                 answer = yield Children(parent, status, token)
                 assert isinstance(answer, tuple)
                 rows, token = answer
@@ -354,7 +389,6 @@ class Sweep:
                     index = split(job.id)[1]
                     if not 0 <= index < len(array.states) or array.states[index] >= _SUCCEEDED:
                         continue
-                    new -= 1
                     if code == _FAILED and index in array.ours and job.id not in self._unwanted:
                         # Why is what a person will read: a row does not tell it all.
                         self._last.append(job.id)
@@ -363,15 +397,43 @@ class Sweep:
                     else:
                         self._set(array, index, code, job)
                 self._flush()
-                if not token:
-                    break
+                # To the end: what has ended since the parent was described is listed among those that had by then.
+                more = bool(token)
         # Those that have ended since the parent was described ran then, and that explains the difference.
         since = array.states.count(_SUCCEEDED) + array.states.count(_FAILED) + asked - counts[2] - counts[3]
         if array.states.count(_RUNNING) - bad != counts[1] - since:
-            yield from self._list_running(parent, array)
+            gone = {index for index, code in enumerate(array.states) if code == _RUNNING}
+            yield from self._list_running(parent, array, gone)
+            # Ended meanwhile, or its host went away.
+            self._last += (f"{parent}:{index}" for index in gone)
 
-    def _list_running(self, parent: str, array: _Array) -> Asking:
-        gone = {index for index, code in enumerate(array.states) if code == _RUNNING}
+    @staticmethod
+    def _rather_running(array: _Array, counts: tuple[int, ...]) -> bool:
+        """Whether to list what runs tells who has ended well, and takes no more calls, one to make sure counted, than to list
+        those."""
+        idle, running, succeeded, failed = counts
+        return not idle and failed == array.states.count(_FAILED) and _calls(running) + 1 <= _calls(succeeded)
+
+    def _list_rest(self, parent: str, array: _Array) -> Asking:
+        """Who runs no more has ended well, if the parent says afterwards that no child waits, and no more than before failed."""
+        gone = set(array.open())
+        yield from self._list_running(parent, array, gone)
+        answer = yield Describe((parent,))
+        assert isinstance(answer, dict)
+        job = answer.get(parent)
+        idle, _, succeeded, failed = _counts(job) if job else (1, 0, 0, 0)
+        _, _, before, bad = array.known()
+        gone &= set(array.open())  # events may have told of some meanwhile
+        if not idle and failed == bad and succeeded >= before + len(gone):
+            for index in gone:
+                job_id = f"{parent}:{index}"
+                self._set(array, index, _SUCCEEDED, BatchJob(job_id, "", "SUCCEEDED", attempts=None, described=False))
+            self._flush()
+        else:
+            self._last += (f"{parent}:{index}" for index in gone)
+
+    def _list_running(self, parent: str, array: _Array, gone: set[int]) -> Asking:
+        """What runs; takes it out of `gone`."""
         token = ""
         while True:
             answer = yield Children(parent, "RUNNING", token)
@@ -384,9 +446,7 @@ class Sweep:
                     self._set(array, index, _RUNNING, job)
             self._flush()
             if not token:
-                break
-        # Ended meanwhile, or its host went away.
-        self._last += (f"{parent}:{index}" for index in gone)
+                return
 
     def _set(self, array: _Array, index: int, code: int, job: BatchJob) -> None:
         array.states[index] = code
@@ -428,6 +488,7 @@ class Sweep:
             return
         if before != code:
             self._moved = True
+            self._ended |= code >= _SUCCEEDED
             self._news |= before != _UNKNOWN
 
 

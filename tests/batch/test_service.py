@@ -1,6 +1,8 @@
 """The Batch calls, each against the embedded AWS."""
 
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
@@ -120,6 +122,24 @@ def test_the_check_names_a_queue_that_is_disabled(aws, batch):
     )
     with pytest.raises(Refused, match="The job queue closed is DISABLED: enable it in AWS Batch"):
         batch.check("closed")
+
+
+def test_submits_that_come_together_ask_once_about_their_queue():
+    class Client:
+        asked = 0
+
+        def describe_job_queues(self, *, jobQueues):
+            self.asked += 1
+            time.sleep(0.1)
+            return {"jobQueues": [{}]}
+
+        def submit_job(self, **parameters):
+            return {"jobId": parameters["jobName"]}
+
+    batch = Batch(client := Client(), definition="awsbatch-local-job")
+    with ThreadPoolExecutor(4) as threads:
+        ids = list(threads.map(lambda name: batch.submit(REQUEST, name=name, queue=QUEUE, environment={}), "abcd"))
+    assert (ids, client.asked) == (["a", "b", "c", "d"], 1)
 
 
 def test_a_fair_share_queue_gets_the_project_as_share(aws, batch):

@@ -65,11 +65,33 @@ def come(packer, clock, seconds, shape="a", every_s=0.01):
     return list(groups.values())
 
 
-def test_groups_of_a_burst_wait_as_long_as_it_has_lasted_up_to_the_longest_wait(clock):
+def test_groups_of_a_burst_wait_twice_as_long_as_it_has_lasted_up_to_the_longest_wait(clock):
     packer = Packer(size=10_000, quiet_s=0.025, wait_s=0.25, longest_s=5.0, clock=clock)
     sizes = come(packer, clock, 25.0)
-    assert sizes[:6] == pytest.approx([25, 25, 50, 100, 200, 400], abs=8)
-    assert sizes[6:-1] == pytest.approx([500] * (len(sizes) - 7), abs=2)
+    assert sizes[:4] == pytest.approx([25, 50, 150, 450], abs=8)
+    assert sizes[4:-1] == pytest.approx([500] * (len(sizes) - 5), abs=2)
+
+
+def test_a_burst_may_pause_for_a_tenth_of_what_it_has_lasted(clock):
+    packer = Packer(size=10_000, quiet_s=0.025, wait_s=5.0, longest_s=5.0, clock=clock)
+    (before,) = come(packer, clock, 1.0)
+    group, new = offer(packer, "0")
+    assert (new, len(group.members)) == (False, before + 1)
+    clock.now += 0.09
+    assert packer.left(group) > 0
+    clock.now += 0.02
+    assert packer.left(group) == 0.0
+
+
+def test_what_is_being_accepted_is_waited_for(clock):
+    packer = Packer(size=10_000, quiet_s=0.025, wait_s=0.25, longest_s=0.25, clock=clock)
+    packer.accepting(2)
+    packer.accepting(-1)
+    group, _ = offer(packer, "0")
+    clock.now += 0.1
+    assert packer.left(group) > 0
+    packer.accepting(-1)
+    assert packer.left(group) == 0.0
 
 
 def test_jobs_that_come_now_and_then_wait_no_longer_however_long_they_come(clock):

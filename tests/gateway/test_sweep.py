@@ -123,6 +123,18 @@ def test_jobs_of_ten_minutes_cost_few_calls_and_are_told_in_time(count, goal):
     assert watch.delays()[int(count * 0.95)] <= watch.interval + 1
 
 
+@pytest.mark.parametrize("moment", range(9))
+def test_nineteen_of_twenty_ends_are_told_in_time_whatever_moment_the_first_comes_at(moment):
+    account = Account()
+    start, plans = 45.0 + moment, []
+    for n in range(1000):
+        plans.append([(0.0, "RUNNABLE"), (start, "RUNNING"), (start + 600 + 60 * (n * 0.618 % 1), "SUCCEEDED")])
+    account.array("p", plans)
+    watch = Watch(account, account.children("p")).run()
+    assert watch.delays()[950] <= watch.interval + 1
+    assert account.calls.total() <= 99
+
+
 def test_many_small_arrays_are_described_together_and_never_listed_one_by_one():
     random.seed(1)
     account = Account()
@@ -198,6 +210,99 @@ def test_a_child_that_failed_is_described_for_its_reason_and_one_that_succeeded_
     assert account.calls == {"Describe": 2, "Children": 11}
     assert watch.ends["p:7"].described
     assert not watch.ends["p:8"].described
+
+
+def mostly_ended():
+    """An array of 4,000 of which 3,500 have ended and 500 run; the sweep has seen them all run."""
+    account = Account()
+    account.array("p", [[(0.0, "RUNNING"), *([(10.0, "SUCCEEDED")] if n >= 500 else [])] for n in range(4000)])
+    watch = Watch(account, account.children("p"))
+    watch.round()
+    account.now = 11.0
+    account.calls.clear()
+    return account, watch
+
+
+def test_what_still_runs_is_listed_where_that_is_less_than_what_has_ended():
+    account, watch = mostly_ended()
+    watch.round()
+    assert set(watch.ends) == {f"p:{n}" for n in range(500, 4000)}
+    assert account.calls == {"Describe": 2, "Children": 1}
+    account.calls.clear()
+    watch.round()
+    assert account.calls == {"Describe": 1}
+
+
+@pytest.mark.parametrize("status", ["FAILED", "RUNNABLE"])
+def test_what_runs_no_more_has_not_ended_well_where_the_parent_counts_one_that_failed_or_waits(status):
+    account, watch = mostly_ended()
+    account.plans["p:7"].append((12.0, status))
+    account.plans["p:8"].append((12.0, "SUCCEEDED"))
+    answer = account.answer
+
+    def later(question):
+        if isinstance(question, Children):
+            account.now = 12.5  # after the parent was described
+        return answer(question)
+
+    account.answer = later
+    watch.round()
+    assert watch.told["p:7"].status == status
+    assert watch.told["p:7"].described
+    assert {job.status for job_id, job in watch.ends.items() if job_id != "p:7"} == {"SUCCEEDED"}
+    assert len(watch.ends) == 3501 + (status == "FAILED")
+
+
+def test_an_event_that_comes_while_the_others_are_listed_is_not_told_again():
+    account, watch = mostly_ended()
+    answer = account.answer
+
+    def meanwhile(question):
+        if isinstance(question, Children):
+            watch.sweep.heard("p:600", "SUCCEEDED")
+        return answer(question)
+
+    account.answer = meanwhile
+    watch.round()
+    assert set(watch.ends) == {f"p:{n}" for n in range(500, 4000)} - {"p:600"}
+
+
+def test_a_list_is_read_to_its_end_although_it_has_as_many_as_were_counted_before():
+    account = Account()
+    plans = [[(0.0, "RUNNING")] for _ in range(3000)]
+    for n in range(600):
+        plans[n].append((12.0, "SUCCEEDED"))
+    for n in range(1000, 2500):
+        plans[n].append((10.0, "SUCCEEDED"))
+    account.array("p", plans)
+    watch = Watch(account, account.children("p"))
+    watch.round()
+    account.now = 11.0
+    answer = account.answer
+
+    def later(question):
+        account.now = 11.0 if isinstance(question, Describe) else 12.5
+        return answer(question)
+
+    account.answer = later
+    watch.round()
+    assert len(watch.ends) == 2100
+
+
+def test_while_jobs_end_a_page_that_is_asked_for_anyway_has_children_instead_of_their_parent():
+    account = Account()
+    for parent, size in (("p", 1000), ("q", 60)):
+        account.array(parent, [[(0.0, "RUNNING"), (10.0 * n + 10, "SUCCEEDED")] for n in range(size)])
+    watch = Watch(account, [*account.children("p"), *account.children("q")])
+    watch.round()
+    for number in range(1, 4):
+        account.now = 10.0 * number + 1
+        account.calls.clear()
+        watch.round()
+        assert len(watch.ends) == 2 * number
+    assert account.calls == {"Describe": 1, "Children": 1}
+    watch.round()
+    assert next(watch.sweep.round(account.now, lambda job_id: "q")) == Describe(("p", "q"))
 
 
 def test_a_child_whose_host_went_away_is_idle_again():
@@ -352,7 +457,7 @@ def test_the_pace_slows_down_while_nothing_moves_and_is_back_with_the_first_chan
     watch.round()
     assert watch.sweep.pause_s(5, events=False, closely=False) == 5
     watch.run(until=200)
-    assert watch.sweep.pause_s(5, events=False, closely=False) == 15
+    assert watch.sweep.pause_s(5, events=False, closely=False) == 8.75
     assert watch.sweep.pause_s(5, events=False, closely=True) == 5
     assert watch.sweep.pause_s(5, events=True, closely=False) == 60
     watch.run(until=301)
@@ -363,6 +468,27 @@ def test_the_pace_slows_down_while_nothing_moves_and_is_back_with_the_first_chan
     assert watch.sweep.has_news(watch.live)
     watch.sweep.follow(watch.live)
     assert watch.sweep.pause_s(5, events=False, closely=False) == 5
+
+
+def test_the_pace_is_slower_while_none_runs_for_none_can_end():
+    account = Account()
+    account.array("p", [[(0.0, "RUNNABLE"), (100.0, "STARTING"), (200.0, "RUNNING"), (900.0, "SUCCEEDED")]] * 250)
+    account.plans["s"] = [(0.0, "RUNNABLE"), (900.0, "SUCCEEDED")]
+    watch = Watch(account, [*account.children("p"), "s"])
+    paces = {}
+    for until in (90, 190, 290):
+        watch.run(until=until)
+        paces[until] = watch.sweep.pause_s(5, events=False, closely=False)
+    assert paces == {90: 15, 190: 8.75, 290: 8.75}
+
+
+def test_while_jobs_end_now_and_then_the_pace_stays():
+    account = Account()
+    account.array("p", [[(0.0, "RUNNING"), (100.0 + 25 * n, "SUCCEEDED")] for n in range(250)])
+    watch = Watch(account, account.children("p")).run(until=101)
+    while account.now < 1000:
+        watch.run(until=account.now + 1)
+        assert watch.sweep.pause_s(5, events=False, closely=False) == 5
 
 
 def test_the_end_of_a_few_jobs_is_told_as_soon_however_long_they_run():

@@ -20,6 +20,19 @@ def test_tasks_run_when_due_and_a_delayed_one_takes_no_thread():
     lane.close()
 
 
+def test_a_lane_is_as_late_as_the_task_that_has_been_due_for_longest():
+    lane, begun, end = Lane("t", 1), threading.Event(), threading.Event()
+    lane.put(lambda: (begun.set(), end.wait(10)))
+    assert begun.wait(10)
+    lane.put(lambda: None, 100.0)
+    assert lane.late_s() == 0.0
+    lane.put(lambda: None)
+    time.sleep(0.05)
+    assert 0.05 <= lane.late_s() < 10
+    end.set()
+    lane.close()
+
+
 def test_a_task_that_fails_takes_nothing_with_it():
     lane, done = Lane("t", 1), threading.Event()
     lane.put(lambda: 1 / 0)

@@ -1,0 +1,56 @@
+"""The thread that asks: what it leaves time for."""
+
+import time
+
+from gahp.batch import BatchJob
+from gahp.gateway.follow import Followed, Follower
+
+SIZE = 600
+
+
+class Arrays:
+    """Arrays of which half has ended once `over` is set. Keeps what was asked, and when."""
+
+    def __init__(self):
+        self.over = False
+        self.lists = []
+
+    def describe(self, ids):
+        done = SIZE // 2 if self.over else 0
+        yield ids, {i: BatchJob(i, "", "PENDING", size=SIZE, counts={"RUNNING": SIZE - done, "SUCCEEDED": done}) for i in ids}
+
+    def children(self, parent, status, token):
+        self.lists.append((parent, time.monotonic()))
+        return [BatchJob(f"{parent}:{n}", "", status, described=False) for n in range(SIZE // 2)], ""
+
+
+def follower(arrays, late_s, interval_s, told):
+    ids = {f"{parent}:{n}": "queue" for parent in "abc" for n in range(SIZE)}
+    found = Follower(arrays, interval_s=interval_s, followed=lambda: Followed(ids), tell=told.extend, late_s=late_s)
+    found.round()
+    arrays.over = True
+    return found
+
+
+def test_the_next_array_is_listed_when_what_was_told_of_the_last_one_is_worked_on():
+    arrays, told, late = Arrays(), [], [0.0, 0.5, 0.5, 0.0, 0.5, 0.0]
+    seen = []
+
+    def late_s():
+        seen.append(len(arrays.lists))
+        return late.pop(0)
+
+    follower(arrays, late_s, 60.0, told).round()
+    assert seen == [0, 1, 1, 1, 2, 2]
+    assert sorted(parent for parent, _ in arrays.lists) == ["a", "b", "c"]
+    assert sum(job.over for _, job in told) == 3 * SIZE // 2
+
+
+def test_who_is_late_all_the_time_holds_a_round_up_for_less_than_an_interval():
+    arrays, told = Arrays(), []
+    found = follower(arrays, lambda: 60.0, 0.4, told)
+    begin = time.monotonic()
+    found.round()
+    assert len(arrays.lists) == 3
+    assert arrays.lists[0][1] - begin >= 0.3
+    assert arrays.lists[-1][1] - arrays.lists[0][1] < 0.1
