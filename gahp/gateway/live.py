@@ -6,6 +6,7 @@ from concurrent.futures import Future
 
 from gahp.batch import BatchJob
 from gahp.gateway.packer import Part
+from gahp.gateway.steps import Step, next_step
 from gahp.gateway.verdict import held
 from gahp.journal import Run, RunState, Wanted
 from gahp.model import HoldCode, JobReport, JobState
@@ -39,6 +40,16 @@ class Live:
     def unrecorded(self) -> bool:
         """Whether HTCondor wants something else of it than a next GAHP would find: that is not to be done yet."""
         return self.wish is not None and not self.wish.done()
+
+    @property
+    def step(self) -> Step | None:
+        """What to do next with it."""
+        return next_step(self.run.state, self.run.wanted, self.ending_asked, self.proven)
+
+    @property
+    def proven(self) -> bool:
+        """Whether DescribeJobs itself has said how it stands; what a list, a count or an event tells may be wrong or late."""
+        return self.job is not None and self.job.described
 
     def report(self) -> JobReport:
         """How the run stands now, with what Batch last said of it."""

@@ -24,7 +24,7 @@ from gahp.gateway.live import Live
 from gahp.gateway.packer import Packer, Part
 from gahp.gateway.packs import Packs
 from gahp.gateway.parents import Parents
-from gahp.gateway.steps import Step, next_step
+from gahp.gateway.steps import Step
 from gahp.gateway.sweep import split
 from gahp.gateway.telling import has_news, of_batch, of_record
 from gahp.gateway.verdict import decide, ended_by_somebody, held, removed
@@ -296,7 +296,7 @@ class Runs:
 
     def _go_on(self, live: Live, delay: float = 0.0) -> None:
         with self._lock:
-            step = next_step(live.run.state, live.run.wanted, live.ending_asked)
+            step = live.step
         if step is Step.TERMINATE:
             self._lanes[step].put(lambda: self._end_soon(live), delay)
         elif step is Step.STAGE:
@@ -344,7 +344,7 @@ class Runs:
             if live.unrecorded:
                 # It goes on when that is on disk.
                 return False
-            if next_step(live.run.state, live.run.wanted, live.ending_asked) is not step:
+            if live.step is not step:
                 self._go_on(live)
                 return False
             live.busy = True
@@ -534,9 +534,13 @@ class Runs:
         """End arrays of which nothing is wanted any more by their parents: one call each. What is left of `lives`; the children
         of such an array that wait for their turn join `lives`."""
         with self._lock:
-            waiting = list(self._to_end)
+            # A step that ended has brought in some whose removal is not on disk yet.
+            waiting = [live for live in self._to_end if not live.unrecorded]
         ids = {live.run.native_id for live in (*lives, *waiting)}
         ended = {parent for parent in {split(live.run.native_id)[0] for live in lives} if self._follower.whole(parent, ids)}
+        if ended:
+            with self._lock:
+                ended -= {split(live.run.native_id)[0] for live in self._live.values() if _may_run(live)}
         rest = [live for live in lives if split(live.run.native_id)[0] not in ended]
         if ended:
             with self._lock:  # with those that have come since
@@ -853,6 +857,11 @@ class Runs:
             else:
                 self._ended(live)
         self._let_go(live)
+
+
+def _may_run(live: Live) -> bool:
+    """Whether a run that is wanted is taken for ended, which may turn out to be wrong."""
+    return live.run.state is RunState.COLLECTING and live.run.wanted is not Wanted.REMOVE and not live.proven
 
 
 def _take_waiters(live: Live, wanted: Wanted | None) -> list[Future[None]]:

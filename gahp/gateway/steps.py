@@ -39,10 +39,13 @@ _NEXT: dict[tuple[Wanted, RunState], Step] = {
 }
 
 
-def next_step(state: RunState, wanted: Wanted, ending_asked: bool) -> Step | None:
+def next_step(state: RunState, wanted: Wanted, ending_asked: bool, proven: bool = True) -> Step | None:
     """The step to take, or None when there is only to wait for Batch, or nothing at all.
 
-    `ending_asked`: Batch has taken this process's TerminateJob or CancelJob already.
+    `ending_asked`: Batch has taken this process's TerminateJob or CancelJob already. `proven`: DescribeJobs has said how its job
+    stands; one that only seems to have ended may run, and is ended before it is dropped.
     """
     step = _NEXT.get((wanted, state))
+    if step is Step.DROP and state is RunState.COLLECTING and not (ending_asked or proven):
+        return Step.TERMINATE
     return None if ending_asked and step in (Step.TERMINATE, Step.CANCEL) else step

@@ -785,6 +785,62 @@ def test_an_array_of_which_one_child_is_wanted_is_never_ended_by_its_parent(worl
     assert kept.state is RunState.SUBMITTED
 
 
+def seems_over(world, monkeypatch, run, job_id):
+    """As a list leads the sweep to think, of a child that waited for a moment; S3 does not answer meanwhile."""
+
+    def unreachable(*_):
+        raise Transient("S3 cannot be reached")
+
+    monkeypatch.setattr(world.sandbox, "collect", unreachable)
+    world.runs._look_at([(job_id, BatchJob(job_id, "", "SUCCEEDED", attempts=None, described=False))])
+    world.until(lambda: run.state is RunState.COLLECTING)
+
+
+def test_a_removal_of_what_only_seems_to_have_ended_ends_it_in_batch(world, monkeypatch):
+    run = world.add()
+    world.until(lambda: run.state is RunState.SUBMITTED)
+    world.batch.set("id-1-0-a", status="RUNNING", started=5.0)
+    world.until(lambda: run.started)
+    seems_over(world, monkeypatch, run, "id-1-0-a")
+    world.runs.want(run.name, Wanted.REMOVE).result(10)
+    world.until(lambda: run.state is RunState.REMOVED)
+    assert world.batch.jobs["id-1-0-a"].over
+
+
+def test_an_array_is_not_ended_by_its_parent_while_a_child_that_is_wanted_only_seems_to_have_ended(world, monkeypatch):
+    *runs, kept = array_of(world, 51)
+    end_some = world.runs._end_some
+    world.runs._end_some = lambda: None
+    seems_over(world, monkeypatch, kept, "p:50")
+    monkeypatch.setattr(world.runs.follower, "whole", lambda parent, ids: True)
+    futures = [world.runs.want(run.name, Wanted.REMOVE) for run in runs]
+    world.until(lambda: len(world.runs._to_end) == 50)
+    end_some()
+    for future in futures:
+        future.result(20)
+    assert ("terminate", "p") not in world.batch.calls
+    assert world.batch.count("terminate") == 50
+
+
+def test_an_array_is_not_ended_by_its_parent_before_the_removal_of_each_child_is_on_disk(world, monkeypatch):
+    """A removal that comes while a step is under way waits in the same row as those that are recorded."""
+    *runs, last = array_of(world, 51)
+    end_some = world.runs._end_some
+    world.runs._end_some = lambda: None
+    futures = [world.runs.want(run.name, Wanted.REMOVE) for run in runs]
+    world.until(lambda: len(world.runs._to_end) == 50)
+    room = no_room_for(world, monkeypatch, name=last.name, wanted="REMOVE")
+    futures.append(world.runs.want(last.name, Wanted.REMOVE))
+    world.runs._let_go(world.runs._live[last.name])
+    world.until(lambda: len(world.runs._to_end) == 51)
+    end_some()
+    assert ("terminate", "p") not in world.batch.calls
+    world.runs._end_some = end_some
+    room.set()
+    for future in futures:
+        future.result(20)
+
+
 def test_an_end_that_an_event_tells_is_collected_at_once_and_a_false_one_is_not_believed(world):
     world.sandbox.outcome = None
     run = world.add()

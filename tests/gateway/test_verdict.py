@@ -143,3 +143,10 @@ def test_an_ending_that_batch_has_taken_is_not_asked_for_again():
     assert next_step(RunState.SUBMITTED, Wanted.REMOVE, False) is Step.TERMINATE
     assert next_step(RunState.SUBMITTED, Wanted.REMOVE, True) is None
     assert next_step(RunState.SUBMITTED, Wanted.HOLD, True) is None
+
+
+def test_what_only_seems_to_have_ended_is_ended_before_it_is_dropped():
+    assert next_step(RunState.COLLECTING, Wanted.REMOVE, False, False) is Step.TERMINATE
+    assert next_step(RunState.COLLECTING, Wanted.REMOVE, True, False) is Step.DROP
+    assert next_step(RunState.COLLECTING, Wanted.REMOVE, False, True) is Step.DROP
+    assert next_step(RunState.ACCEPTED, Wanted.REMOVE, False, False) is Step.DROP
