@@ -496,10 +496,11 @@ class Journal:
                     f"The journal {self._path} is damaged ({error}), and that cannot be noted: {why}. Mend that first."
                 )
             self._damaged = True
-        self._on_damage(
-            f"The journal {self._path} is damaged ({error}): this GAHP ends, and the next one makes it anew from S3 and AWS"
-            " Batch."
-        )
+            # Before another thread answers anybody by what fails of it.
+            self._on_damage(
+                f"The journal {self._path} is damaged ({error}): this GAHP ends, and the next one makes it anew from S3 and AWS"
+                " Batch."
+            )
         return None
 
     # Writing

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -513,6 +514,30 @@ def test_damage_that_turns_up_later_is_told_once_and_noted(tmp_path):
     assert sentence.startswith(f"The journal {tmp_path / FILE_NAME} is damaged (database disk image is malformed)")
     with pytest.raises(Damaged):
         Journal(str(tmp_path))
+
+
+def test_nobody_is_answered_by_what_fails_of_damage_before_that_is_told(tmp_path, monkeypatch):
+    """Who is told ends the program; what was answered before would be taken at its word."""
+    answered, written = [], threading.Event()
+
+    def told(_):
+        journal.update(run, confirmed=True).add_done_callback(lambda done: written.set())
+        answered.append(written.wait(0.5))
+
+    def malformed(*_):
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    journal, run = Journal(str(tmp_path), on_damage=told), a_run()
+    try:
+        journal.insert(run, REQUEST).result()
+        monkeypatch.setattr(journal, "_transact", malformed)
+        monkeypatch.setattr(journal, "_reader", SimpleNamespace(execute=malformed, close=journal._reader.close))
+        with pytest.raises(JournalProblem):
+            journal.find(run.name)
+        assert written.wait(10)
+    finally:
+        journal.close()
+    assert answered == [False]
 
 
 def test_damage_that_cannot_be_noted_is_told_when_it_can(tmp_path, monkeypatch):
