@@ -130,7 +130,10 @@ class Follower:
     def _leave_time(self, question: Question, until: float) -> None:
         """What was told of one array is worked on before the next is listed: told now its ends would only wait, and a list that
         is read later has more of them. So the ends of many jobs are spread over the interval. Not beyond `until` (monotonic)."""
-        while isinstance(question, Children) and self._late_s() > _LATE_S and time.monotonic() < until:
+        # What runs is read in one go: whom it misses because it starts again meanwhile would be taken for ended.
+        if not isinstance(question, Children) or (question.status == "RUNNING" and question.token):
+            return
+        while self._late_s() > _LATE_S and time.monotonic() < until:
             if self._stop.wait(_LOOK_S):
                 raise Transient("this GAHP ends")
 

@@ -2,8 +2,12 @@
 
 import time
 
+import pytest
+
 from gahp.batch import BatchJob
 from gahp.gateway.follow import Followed, Follower
+from gahp.gateway.sweep import Children
+from gahp.model import Transient
 
 SIZE = 600
 
@@ -54,3 +58,15 @@ def test_who_is_late_all_the_time_holds_a_round_up_for_less_than_an_interval():
     assert len(arrays.lists) == 3
     assert arrays.lists[0][1] - begin >= 0.3
     assert arrays.lists[-1][1] - arrays.lists[0][1] < 0.1
+
+
+def test_a_list_of_what_runs_is_read_in_one_go_once_it_is_begun():
+    """Who started again while it was read would be missed by it, and be taken for ended."""
+    arrays, told = Arrays(), []
+    found = follower(arrays, lambda: 60.0, 60.0, told)
+    found.close()  # what would wait raises
+    found._leave_time(Children("a", "RUNNING", "page 2"), time.monotonic() + 60.0)
+    with pytest.raises(Transient):
+        found._leave_time(Children("a", "RUNNING"), time.monotonic() + 60.0)
+    with pytest.raises(Transient):
+        found._leave_time(Children("a", "SUCCEEDED", "page 2"), time.monotonic() + 60.0)
