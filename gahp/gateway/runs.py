@@ -380,6 +380,9 @@ class Runs:
         with self._lock:
             live.busy = False
             again, news, live.news = live.again, live.news, None
+        if live.run.state.final:
+            self._over(live)
+            return
         if news is not None:
             self._look_at([news])
         self._go_on(live, 0.0 if again else delay)
@@ -637,24 +640,23 @@ class Runs:
 
     def _finish(self, live: Live, state: RunState, report: JobReport, outcome: Outcome | None = None) -> Future[None]:
         """The end of a run: on disk before anybody is told, so that it is told the same for ever. Who has others to collect need
-        not wait until it is."""
+        not wait until it is; who lets go of the run tells."""
         self._end_doubles(live.run)
         self._packs.hold(live, None)
         news = {**(of_batch(live.job, self._clock()) if live.job else {}), **of_record(outcome)}
-        written = self._journal.record(live.run, news=news, report=report, state=state)
-        after(written, lambda done: self._over(live) if done.exception() is None else None)
-        return written
+        return self._journal.record(live.run, news=news, report=report, state=state)
 
     def _over(self, live: Live) -> None:
         run, report = live.run, live.run.report
-        log.info("%s: %s%s", run.name, run.state.name, f": {report.hold_reason}" if report and report.hold_reason else "")
         with self._lock:
-            self._live.pop(run.name, None)
+            if self._live.pop(run.name, None) is None:
+                return
             self._lately[run.name] = run
             if len(self._lately) > _LATELY:
                 self._lately.popitem(last=False)
+        log.info("%s: %s%s", run.name, run.state.name, f": {report.hold_reason}" if report and report.hold_reason else "")
         # Whatever it ended as: it cannot be resumed.
-        self._answer(live, _ended_before(live.run), Wanted.HOLD)
+        self._answer(live, _ended_before(run), Wanted.HOLD)
         self._answer(live, None)
 
     def _answer(self, live: Live, error: BaseException | None, wanted: Wanted | None = None) -> None:
