@@ -392,6 +392,8 @@ def unwritten(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]
         there = any(row["wanted"] == what.removeprefix("wanted ") for row in rows)
     elif what.startswith("pack "):
         there = all(row["state"] == what.removeprefix("pack ") for row in rows)
+    elif what == "COLLECTING":  # and perhaps, in the same commit, what came of it
+        there = any(row["state"] in (what, *FINAL) for row in rows)
     elif what.isupper():
         there = any(row["state"] == what for row in rows)
     else:
