@@ -85,9 +85,11 @@ def test_a_real_account_is_not_given_to_several_processes(account_there):
 
 
 def test_after_ctrl_c_nothing_is_left_either(account_there):
+    batch = account_there.client("batch")
     process = start(account_there)
     deadline = time.monotonic() + 60
-    while f"{PREFIX}-job-queue" not in left(account_there):
+    # One quick question: Ctrl-C has to hit upon the time in which it works.
+    while not batch.describe_job_queues(jobQueues=[f"{PREFIX}-job-queue"])["jobQueues"]:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
