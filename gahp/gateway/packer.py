@@ -27,6 +27,8 @@ _DENSE = 10.0
 _GROWTH = 2.0
 # A burst may pause before it counts as over, the longer it has lasted: this share of it, up to so many seconds.
 _PAUSE_SHARE, _PAUSE_MOST_S = 0.1, 0.25
+# What is accepted or staged meanwhile may be of other shapes: who has found nobody by then goes alone.
+_ALONE_S = 0.25
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 
 
@@ -131,7 +133,8 @@ class Packer(Generic[Member]):
             now = self._clock()
             quiet = group.last + max(self._quiet_s, min(_PAUSE_SHARE * self._lasted(group.shape, group.last), _PAUSE_MOST_S))
             look = quiet if now < quiet else now + self._quiet_s / 4 if self._more_to_come(now) else now
-            left = min(look, group.begun + group.wait_s) - now
+            longest_s = group.wait_s if len(group.members) > 1 else min(group.wait_s, _ALONE_S)
+            left = min(look, group.begun + longest_s) - now
             if left > 0:
                 return left
             del self._open[group.shape]

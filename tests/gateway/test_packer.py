@@ -94,6 +94,16 @@ def test_what_is_being_accepted_is_waited_for(clock):
     assert packer.left(group) == 0.0
 
 
+def test_who_finds_nobody_is_not_kept_by_what_is_accepted_of_other_shapes(clock):
+    packer = Packer(size=5, quiet_s=0.025, wait_s=2.0, longest_s=5.0, clock=clock)
+    packer.accepting(1)
+    alone, _ = offer(packer, "1-0-a")
+    two, _ = offer(packer, "2-0-a", "b")
+    offer(packer, "2-1-a", "b")
+    clock.now += 0.251
+    assert packer.left(alone) == 0.0 and packer.left(two) > 0.0
+
+
 def test_jobs_that_come_now_and_then_wait_no_longer_however_long_they_come(clock):
     packer = Packer(size=10_000, quiet_s=0.025, wait_s=0.25, longest_s=5.0, clock=clock)
     assert come(packer, clock, 60.0, every_s=0.2) == [1] * 300
