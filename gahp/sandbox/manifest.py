@@ -56,6 +56,7 @@ _PACK = b"\nPACK=0000000000"
 _ROW = b"%06d %06d %06d %010d %010d\n"
 _ROW_BYTES = 43
 _OBJECT = 64  # what Python takes for a piece beside its bytes, about
+_PART = 240  # and for a part: itself, its tuple of pieces, its record beside the bytes
 _TAR_BLOCK = 512
 _PADDING = tuple(b"\0" * count for count in range(_TAR_BLOCK))
 _HEAD = 400
@@ -149,7 +150,7 @@ def part(
     # By hand: tarfile takes most of the time that a job takes here. Compressed with others, which takes less time, and less room.
     kept = to_bytes(record)
     pieces: list[bytes] = []
-    held = len(kept) + _OBJECT
+    held = len(kept) + _PART
     for name, items in _lists(request, inputs, stored, identity or {}).items():
         data = b"".join([to_bytes(item) + b"\0" for item in items])
         pieces += _member(f"job/{name}", 0o600, data)
