@@ -58,6 +58,7 @@ class Follower:
         self._asked_about: set[str] = set()
         self._thread = threading.Thread(target=self._work, name="status", daemon=True)
         self._events = False
+        self._due_at = 0.0  # when the next round is to begin
         self._refreshed = 0.0
 
     def start(self) -> None:
@@ -86,8 +87,11 @@ class Follower:
         return True
 
     def flowing(self, events: bool) -> None:
-        """Whether events come in, so that asking can be left for what they lose."""
-        self._events = events
+        """Whether events come in, so that asking can be left for what they lose. When they cease, what was left is asked."""
+        with self._lock:
+            if self._events and not events:
+                self._due_at = 0.0
+            self._events = events
 
     def whole(self, parent: str, unwanted: Collection[str]) -> bool:
         """Whether `unwanted` has every child of this array that is not over."""
@@ -159,17 +163,16 @@ class Follower:
 
     @mortal()
     def _work(self) -> None:
-        tries, due, look = 0, 0.0, time.monotonic() + self._interval_s
+        tries, look = 0, time.monotonic() + self._interval_s
         # From beginning to beginning, however long a round takes.
         while not self._stop.wait(max(look - time.monotonic(), self._interval_s / 4, backoff(tries) if tries else 0.0)):
             begun = time.monotonic()
             try:
-                if not self._due(due):
+                if not self._due():
                     continue
                 closely = self.round()
                 with self._lock:
-                    pause = self._sweep.pause_s(self._interval_s, events=self._events, closely=closely)
-                due = begun + pause
+                    self._due_at = begun + self._sweep.pause_s(self._interval_s, events=self._events, closely=closely)
                 tries = 0
             except (Transient, Refused) as error:
                 tries += 1
@@ -181,10 +184,12 @@ class Follower:
                 log.exception("following the jobs failed")
             finally:
                 # What was submitted meanwhile is looked for once an interval.
-                look = min(begun + self._interval_s, due) if due > begun else begun + self._interval_s
+                look = begun + self._interval_s
+                if begun < self._due_at < look:
+                    look = self._due_at
 
-    def _due(self, due: float) -> bool:
-        if time.monotonic() >= due:
+    def _due(self) -> bool:
+        if time.monotonic() >= self._due_at:
             return True
         followed = self._followed()
         with self._lock:

@@ -77,3 +77,32 @@ def test_a_list_of_what_runs_is_read_in_one_go_once_it_is_begun():
         found._leave_time(Children("a", "RUNNING"), time.monotonic() + 60.0)
     with pytest.raises(Transient):
         found._leave_time(Children("a", "SUCCEEDED", "page 2"), time.monotonic() + 60.0)
+
+
+def test_when_events_cease_jobs_are_asked_about_within_an_interval():
+    arrays, rounds = Arrays(), []
+
+    class Clock:
+        """The follower's thread, run here: its waits are the clock, and what happens at which round."""
+
+        now, waited = 1000.0, 0
+
+        def wait(self, seconds):
+            self.now += seconds
+            self.waited += 1
+            if self.waited == 4:
+                found.flowing(False)
+            return self.waited > 6
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "time", clock)
+        found = follower(arrays, lambda: 0.0, 10.0, [])
+        ask, found._stop, arrays.over = found.round, clock, False
+        found.flowing(True)
+        patch.setattr(found, "round", lambda: rounds.append(clock.now) or ask())
+        found._work()
+    assert rounds == [1010.0, 1040.0, 1057.5]  # nothing moves, so the pace is a slow one
