@@ -7,6 +7,7 @@ CONDOR_CONFIG=ONLY_ENV leaves the environment alone. Knows nothing of AWS; a val
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -61,23 +62,18 @@ def _directories(value: str) -> tuple[str, ...]:
 
 def _number(low: float, high: float) -> Callable[[str], float]:
     def check(value: str) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            raise ValueError("is not a number") from None
-        if not low <= number <= high:
-            raise ValueError(f"is not between {low:g} and {high:g}")
-        return number
+        with contextlib.suppress(ValueError):
+            if low <= (number := float(value)) <= high:
+                return number
+        raise ValueError(f"is not a number from {low:g} to {high:g}")
 
     return check
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def check(value: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,12}", value):
-            raise ValueError("is not a whole number")
-        if not low <= int(value) <= high:
-            raise ValueError(f"is not between {low} and {high}")
+        if not re.fullmatch(r"[0-9]{1,12}", value) or not low <= int(value) <= high:
+            raise ValueError(f"is not a whole number from {low} to {high}")
         return int(value)
 
     return check
@@ -362,6 +358,6 @@ def load(lookup: Lookup | None = None) -> Config:
         try:
             values[knob.field] = knob.check(text)
         except ValueError as reason:
-            problems.append(f"{knob.name} = {text!r} {reason}: give {knob.unit}. {knob.sentence}")
+            problems.append(f"{knob.name} = {text!r} {reason}: correct it ({knob.unit}). {knob.sentence}")
             values[knob.field] = knob.check(knob.default) if knob.default is not None else ""
     return Config(**values, problems=tuple(problems))

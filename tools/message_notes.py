@@ -116,7 +116,7 @@ NOTES = {
     "The upload was interrupted": "Tried again by itself.",
     "An object that is needed": "If so, raise its days above the longest a job waits and runs; then release the job.",
     # Knobs
-    "<name> = <text> <reason>: give": "One of the pieces below stands for `<reason>`.",
+    "<name> = <text> <reason>: correct it": "One of the pieces below stands for `<reason>`.",
     "…": "Stands within a sentence: NAME = VALUE … : correct it.",
     # Journal
     "The journal <path> is damaged": "It is set aside and made anew from S3 and Batch when the GAHP starts next.",

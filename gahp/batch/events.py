@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from gahp.batch.jobs import BatchJob, from_detail
 from gahp.lanes import backoff, mortal
+from gahp.model import one_line
 
 log = logging.getLogger(__name__)
 
@@ -89,17 +90,23 @@ class EventQueue:
 
     @mortal()
     def _work(self, hear: Callable[[BatchJob], bool], flowing: Callable[[bool], None]) -> None:
-        tries = 0
+        tries, told = 0, ""
         while not self._stop.is_set():
             try:
                 if self.read(hear):
                     flowing(True)
-                tries = 0
+                tries, told = 0, ""
             except MemoryError:
                 raise  # what was heard last may be half-done: this thread dies, and with it the program
             except Exception as error:
                 # None may end this thread; the sweep goes on meanwhile.
                 tries += 1
                 flowing(False)
-                log.warning("the events of %s cannot be read, so jobs are asked about more often: %s", self._url, error)
+                if told != (told := one_line(str(error), 300)):
+                    log.warning(
+                        "the events of %s cannot be read, so jobs are asked about more often: %s. See AWSBATCH_EVENTS_QUEUE_URL;"
+                        " condor_awsbatch doctor looks at it.",
+                        self._url,
+                        told.rstrip("."),
+                    )
                 self._stop.wait(backoff(tries, 1.0))

@@ -358,8 +358,11 @@ def _ended(subject: str, run: History) -> Iterator[str]:
             yield f"That is the program's own end: see condor_awsbatch logs {run.condor_id or run.name} -err."
         return
     if run.state is RunState.REMOVED:
+        if run.wanted is Wanted.REMOVE:
+            yield f"{subject} was removed by HTCondor."  # Batch's words may be of an earlier hold
+            return
         yield f"{subject} was removed" + (f" (AWS Batch: {run.status_reason})." if run.status_reason else ".")
-        if run.wanted is not Wanted.REMOVE and run.native_id:
+        if run.native_id:
             yield "HTCondor did not ask for that: somebody ended it in AWS Batch. Release it to run it again."
         return
     yield f"{subject} was held{tries}: {_stop(run.hold_reason or 'no reason was recorded')}"

@@ -429,6 +429,23 @@ def logs(patient: Patient) -> str:
     return f"{group} can be read"
 
 
+def events(patient: Patient) -> str:
+    """The queue of events can be read; without it jobs run, and are asked about."""
+    url = patient.config.events_queue_url
+    if not url:
+        return "AWSBATCH_EVENTS_QUEUE_URL is not set: jobs are asked about"
+    aws = patient.need_aws()
+    try:
+        # With the one call for which the submit host's user has permission, and hiding no message from who is to read it.
+        aws.ask("sqs", "ReceiveMessage", f"the queue {url}", QueueUrl=url, VisibilityTimeout=0, WaitTimeSeconds=0)
+    except (Refused, Transient) as error:
+        raise Advice(
+            f"AWSBATCH_EVENTS_QUEUE_URL = {url} cannot be read, so jobs are asked about more often: {error}",
+            "`condor_awsbatch create --with-events --write-config` makes a queue and writes the knob; or unset it.",
+        ) from error
+    return f"{url} can be read"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Test:
     """One line of the doctor."""
@@ -451,4 +468,5 @@ CHECKS = (
     Test("bucket", bucket),
     Test("policy", policy),
     Test("logs", logs),
+    Test("events", events),
 )

@@ -86,9 +86,10 @@ def test_ours_and_garbage_are_taken_out_and_others_are_put_back_for_longer_each_
     assert sqs.back == [("1st", 1), ("9th", 9), ("99th", 30)]
 
 
-def test_a_queue_that_cannot_be_read_is_told_and_read_again():
+def test_a_queue_that_cannot_be_read_is_told_once_and_read_again(monkeypatch, caplog):
+    monkeypatch.setattr("gahp.batch.events.backoff", lambda *_: 0.01)
     sqs = FakeSqs(message("ours", json.dumps(event())))
-    sqs.fail = 1
+    sqs.fail = 3
     told, done = [], threading.Event()
 
     def flowing(state):
@@ -100,7 +101,11 @@ def test_a_queue_that_cannot_be_read_is_told_and_read_again():
     reader = EventQueue(sqs, "url")
     reader.start(lambda job: True, flowing)
     assert done.wait(30)
-    assert told == [False, True]
+    assert told == [False, False, False, True]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the events of url cannot be read, so jobs are asked about more often: away. See AWSBATCH_EVENTS_QUEUE_URL;"
+        " condor_awsbatch doctor looks at it."
+    ]
 
 
 @pytest.fixture(scope="module")

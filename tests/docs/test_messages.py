@@ -23,7 +23,7 @@ def test_sentences_are_found_wherever_they_are_told():
         "The job queue <queue> is <state>: enable it in AWS Batch.",  # in braces
         "The journal <path> cannot be written: <reason>. See AWSBATCH_STATE_DIR.",  # kept in an attribute
         "This GAHP has no log parser, so no host and port",  # outside any function
-        "… is not between <low> and <high> …",  # a piece of a sentence
+        "… is not a number from <low> to <high> …",  # a piece of a sentence
         "The program <name> does not exist in the container: correct the name, or let it be transferred.",  # in bash
         "There is no job queue <name> in <region>.",  # with its advice beside it
         "the job has not started yet (<state>)",  # beside what was asked for

@@ -101,7 +101,7 @@ def test_a_job_that_runs_is_listed_with_all_there_is_to_know(gahp, look, script)
     gahp.finish(job_id)
     assert look("q") == "0 jobs; 0 completed, 0 removed, 0 idle, 0 running, 0 held\n"
     assert "REMOVED" in look("q", "-history")
-    assert "was removed" in look("why", "31.0")
+    assert "was removed by HTCondor." in look("why", "31.0")
 
 
 def test_without_aws_the_list_says_what_batch_last_said_and_that(gahp, look, fault):

@@ -91,6 +91,20 @@ def test_without_a_gahp_in_htcondor_it_advises_to_install(site):
     assert "condor_awsbatch install" in site.only("configuration", Status.ADVICE, AWSBATCH_GAHP=None).mend
 
 
+def test_an_events_queue_that_cannot_be_read_is_told_and_one_that_can_keeps_its_messages(site):
+    sqs = site.bench.clients("sqs")
+    url = sqs.create_queue(QueueName=f"{site.bench.prefix}-doctor")["QueueUrl"]
+    try:
+        sqs.send_message(QueueUrl=url, MessageBody="an event")
+        assert site.only("events", Status.OK, AWSBATCH_EVENTS_QUEUE_URL=url).text == f"{url} can be read"
+        assert len(sqs.receive_message(QueueUrl=url).get("Messages", [])) == 1
+    finally:
+        sqs.delete_queue(QueueUrl=url)
+    gone = site.only("events", Status.ADVICE, AWSBATCH_EVENTS_QUEUE_URL=url)
+    assert gone.text.startswith(f"AWSBATCH_EVENTS_QUEUE_URL = {url} cannot be read, so jobs are asked about more often: ")
+    assert "create --with-events" in gone.mend
+
+
 def test_a_directory_of_limits_that_cannot_be_used_is_told(site, tmp_path):
     assert "this user's GAHPs only" in site.only("limits", Status.OK).text
     missing = site.only("limits", Status.ADVICE, AWSBATCH_LIMITS_DIR=str(tmp_path / "missing"))
