@@ -8,6 +8,7 @@ STAMP  := $(VENV)/.installed
 .DELETE_ON_ERROR:
 
 $(STAMP): setup.cfg pyproject.toml
+	@echo "Installing into $(VENV), a minute or a few, once."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cli,local,test]'
 	touch $@
