@@ -91,11 +91,11 @@ def main() -> int:
     if options.readme:
         report.put_into(SOURCE / "README.md", report.load())
         return 0
-    facts, earlier = about(), {} if options.quick else report.load()
+    facts, earlier = about(), report.NOTHING if options.quick else report.load()
     machine = facts["machine"]
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print(", ".join(f"{name} {version}" for name, version in facts["versions"].items()), flush=True)
-    results = report.merge(report.Found(), (), facts, earlier)
+    results = earlier
     for part in wanted:
         begin = time.monotonic()
         try:

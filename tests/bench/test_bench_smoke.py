@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import threading
@@ -127,6 +128,33 @@ def test_results_of_a_part_take_the_place_of_its_earlier_ones_and_of_no_others(t
     )  # fmt: skip
     assert "abacus" in written[1].read_text()
     assert "| a: jobs | 20.0 /s | blahpd 4.00 | 5.00 | 5 times blahpd | yes |" in report.as_markdown(both)
+
+
+def test_each_part_keeps_the_date_and_the_load_of_its_run_and_the_versions_where_they_differ(tmp_path):
+    def measured(part, date, load, htcondor, earlier):
+        about = {"date": date, "machine": {**MACHINE, "load": load}, "versions": {**FACTS["versions"], "htcondor": htcondor}}
+        found = report.Found(
+            [report.Row(part, "jobs", 1.0, "")], [report.Curve(part, f"rates-{part}", "ours", "x", "y", ((1, 1),))]
+        )
+        return report.merge(found, part, about, earlier)
+
+    one = measured("c", "2026-11-25", 0.5, "25", measured("a", "2026-11-25", 0.5, "25", {}))
+    assert report.as_markdown(one).endswith("\nMeasured 2026-11-25 at load 0.5.")
+    two = measured("b", "2026-11-26", 7.5, "26", one)
+    assert report.as_markdown(two).endswith("\nMeasured: a, c 2026-11-25 at load 0.5, htcondor 25; b 2026-11-26 at load 7.5.")
+    assert "HTCondor 26." in report.as_markdown(two).splitlines()[0]
+    report.save(two, tmp_path)
+    feet = [(tmp_path / f"rates-{part}.svg").read_text() for part in "ab"]
+    assert "Measured 2026-11-25 at load 0.5<" in feet[0] and "Measured 2026-11-26 at load 7.5<" in feet[1]
+    assert json.loads((tmp_path / "latest.json").read_text()) == json.loads(json.dumps(two))
+
+
+def test_results_that_told_only_the_load_of_the_newest_run_say_so_of_the_others():
+    dates = {"a": "2026-11-25", "b": "2026-11-24"}
+    rows = [{**dataclasses.asdict(report.Row(part, "jobs", 1.0, "", date=date)), "ratio": None} for part, date in dates.items()]
+    found = report.by_part({**FACTS, "rows": rows, "curves": [], "missing": []})
+    assert report.as_markdown(found).endswith("\nMeasured: a 2026-11-25 at load 0.1; b 2026-11-24, load not noted.")
+    assert report.merge(report.Found(), "b", FACTS, found)["measured"] == {"a": FACTS, "b": FACTS}
 
 
 def test_the_table_goes_between_its_marks_in_the_readme(tmp_path):
