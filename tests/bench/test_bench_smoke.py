@@ -33,6 +33,28 @@ def test_commands_are_measured_against_blahpd():
     assert {row.part for row in found.rows} == {"a"}
 
 
+def test_what_waits_now_and_then_has_several_turns_and_the_median_one_counts(monkeypatch):
+    def rounds(rates, **more):
+        def burst(rate, cpu_s):
+            return driver.Burst("X", 10, 1, 10 / rate, cpu_s, (1 / rate,) * 10, 1_000_000, 0.0)
+
+        return iter([commands.Round(1, burst(r, 0.01), burst(r, 0.0), burst(r, 0.0), r, **more) for r in rates])
+
+    mine, theirs = rounds((500.0, 490.0, 510.0), from_memory={"pings": 2000.0}), rounds((470.0, 2.0, 1.9))
+    order = []
+    monkeypatch.setattr(commands, "ours", lambda *_: order.append("ours") or next(mine))
+    monkeypatch.setattr(commands, "blahpd", lambda *_: order.append("blahpd") or next(theirs))
+    found = commands.measure(((1, 10),), ((1, 10),))
+    assert order == ["ours", "blahpd"] * 3
+    (taken,) = named(found, "jobs taken into Batch")
+    assert (taken.ours, taken.peer, taken.met) == (500.0, 2.0, True)
+    assert taken.note == "3 turns: ours 490 to 510, blahpd 1.90 to 470"
+    assert named(found, "pings")[0].note == "3 turns: ours 2,000 to 2,000"
+    (cpu,) = named(found, "CPU for 1,000 commands")
+    assert cpu.ours == pytest.approx(1000 * 0.03 / 90) and cpu.note == "3 turns together"
+    assert {curve.points for curve in found.curves} == {((1, 500.0),), ((1, 2.0),)}
+
+
 def test_an_instant_gahp_ends_a_job_at_the_second_look():
     talk = instant.Instant()
     assert talk.receive(b"ASYNC_MODE_ON\r\nBLAH_JOB_SUBMIT 2 [x]\r\n") == b"S\r\nS\r\nR\r\n"
