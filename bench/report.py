@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
 RESULTS = Path(__file__).with_name("results")
-LATEST = RESULTS / "latest.json"
+LATEST = "latest.json"
 BEGIN, END = "<!-- bench: begin, written by `python -m bench.main --readme` -->", "<!-- bench: end -->"
 NOTHING: dict[str, Any] = {"measured": {}, "rows": [], "curves": [], "missing": []}
 _COLOURS = ("#0b6e4f", "#c8553d", "#3d5a80", "#8d6a9f", "#b8860b", "#555555")
@@ -64,22 +65,26 @@ class Found:
     missing: Sequence[str] = ()
 
 
-def shown(number: float | None) -> str:
-    """Three digits that count."""
+def shown(number: float | None, goal: float | None = None) -> str:
+    """Three digits that count, or as many as it takes to tell the number from its goal."""
     if number is None:
         return ""
     if number == 0 or not math.isfinite(number):
         return f"{number:g}"
     digits = max(0, 2 - math.floor(math.log10(abs(number))))
+    while goal is not None and number != goal == float(f"{number:.{digits}f}"):
+        digits += 1
     return f"{number:,.{digits}f}"
 
 
 def cells(row: dict[str, Any]) -> list[str]:
     """One line of the table."""
-    peer = f"{row['peer_name']} {shown(row['peer'])}".strip()
+    peer = f"{row['peer_name']} {shown(row['peer'])}" if row["peer_name"] and row["peer"] is not None else ""
     met = {True: "yes", False: "no", None: ""}[row["met"]]
     name = f"{row['part']}: {row['name']}" + (f" ({row['note']})" if row["note"] else "")
-    return [name, f"{shown(row['ours'])} {row['unit']}".strip(), peer, shown(row["ratio"]), row["goal"], met]
+    limit = re.search(r"\d[\d,.]*", row["goal"])
+    goal = float(limit[0].replace(",", "")) if limit else None
+    return [name, f"{shown(row['ours'], goal)} {row['unit']}".strip(), peer, shown(row["ratio"], goal), row["goal"], met]
 
 
 HEAD = ["what", "ours", "peer in the same run", "ratio", "goal", "met"]
@@ -138,10 +143,10 @@ def put_into(readme: Path, found: dict[str, Any]) -> None:
     readme.write_text(f"{before}{BEGIN}\n{as_markdown(found)}\n{END}{behind}")
 
 
-def load() -> dict[str, Any]:
+def load(folder: Path = RESULTS) -> dict[str, Any]:
     """The latest results; empty ones if there are none."""
     try:
-        return by_part(json.loads(LATEST.read_text()))
+        return by_part(json.loads((folder / LATEST).read_text()))
     except FileNotFoundError:
         return NOTHING
 
@@ -175,8 +180,8 @@ def merge(found: Found, parts: Iterable[str], about: dict[str, Any], earlier: di
 
 def save(found: dict[str, Any], folder: Path = RESULTS) -> list[Path]:
     """latest.json and one SVG for each plot; what was written."""
-    folder.mkdir(exist_ok=True)
-    written = [folder / "latest.json"]
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / LATEST]
     written[0].write_text(json.dumps(found, indent=1) + "\n")
     plots: dict[str, dict[str, dict[str, Any]]] = {}
     for curve in found["curves"]:  # two parts may have measured points of one line

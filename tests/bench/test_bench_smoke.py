@@ -190,5 +190,49 @@ def test_the_table_goes_between_its_marks_in_the_readme(tmp_path):
         report.put_into(readme, found)
 
 
+def test_a_figure_has_the_digits_that_tell_it_from_its_goal():
+    assert [report.shown(4.0006), report.shown(4.0006, 4.0), report.shown(4.0, 4.0)] == ["4.00", "4.001", "4.00"]
+    assert [report.shown(4999.7, 5000.0), report.shown(5.996, 6.0), report.shown(99.0, 100.0)] == ["4,999.7", "5.996", "99.0"]
+    row = report.Row("a", "jobs", 9.0, "/s", 1.8003, "blahpd", "5 times blahpd", False)
+    assert report.cells({**dataclasses.asdict(row), "ratio": row.ratio})[3:] == ["4.999", "5 times blahpd", "no"]
+
+
+def test_a_peer_that_is_missing_is_no_number():
+    def peer(value, name):
+        return report.cells({**dataclasses.asdict(report.Row("a", "CPU", 5.56, "s", value, name)), "ratio": None})[2]
+
+    assert [peer(None, ""), peer(None, "blahpd"), peer(0.0, ""), peer(0.0, "blahpd")] == ["", "", "", "blahpd 0"]
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """Parts that measure nothing; c has a figure that misses its goal."""
+    found = report.Found([report.Row("c", "requests", 4.0006, "", goal="4", met=False)])
+    for table in (main.PARTS, main.QUICK):
+        for part in table:
+            monkeypatch.setitem(table, part, report.Found)
+        monkeypatch.setitem(table, "c", lambda: found)
+
+
+def test_a_quick_run_judges_nothing_and_says_nothing_of_parts_that_were_not_asked_for(parts, capsys, tmp_path):
+    assert main.main(["--quick", "--only", "c", "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if line.startswith("c: requests")]
+    assert line.split() == ["c:", "requests", "4.001", "4"] and "missing:" not in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_are_kept_in_the_folder_that_is_named(parts, capsys, tmp_path):
+    latest = (report.RESULTS / report.LATEST).read_text()
+    assert main.main(["--only", "c", "--output", str(tmp_path / "new")]) == 0
+    assert "missing:" not in capsys.readouterr().out
+    assert main.main(["--only", "a", "--output", str(tmp_path / "new")]) == 0
+    printed = capsys.readouterr().out
+    assert "missing: a: never measured" in printed and "missing: b: never measured" in printed
+    assert "missing: c" not in printed and str(tmp_path / "new") in printed
+    assert [row["part"] for row in report.load(tmp_path / "new")["rows"]] == ["c"]
+    assert (report.RESULTS / report.LATEST).read_text() == latest
+
+
 def test_every_part_has_a_quick_form():
     assert main.QUICK.keys() == main.PARTS.keys()
