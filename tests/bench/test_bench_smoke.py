@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from bench import budgets, commands, driver, instant, main, peers, report, scale, transfer
+from bench import budgets, commands, driver, gridmanager, instant, main, peers, report, scale, transfer
 from bench.virtual import Clock
 from tests.condor.jobs import no_pool_is_told
 from tests.condor.prefix import build
@@ -91,8 +91,20 @@ def test_the_long_part_measures_one_more_point_of_the_same_lines(tmp_path):
     assert (few.missing, many.missing) == ([], []) and {row.part for row in many.rows} == {"g"}
     results = report.merge(many, "g", FACTS, report.merge(few, "d", FACTS, {}))
     report.save(results, tmp_path)
-    drawn = (tmp_path / "growth-with-jobs.svg").read_text()
-    assert drawn.count("<polyline") == 5 and drawn.count("AWS Batch calls") == 1
+    seconds, amounts = [(tmp_path / f"{name}-for-so-many-jobs.svg").read_text() for name in ("seconds", "calls-and-memory")]
+    assert (seconds.count("<polyline"), amounts.count("<polyline"), amounts.count("AWS Batch calls")) == (3, 2, 1)
+
+
+def test_the_plot_of_the_gridmanager_tells_knobs_apart(monkeypatch):
+    monkeypatch.setattr(gridmanager, "passage", lambda who, jobs, knobs: gridmanager.Passage(jobs, 1.0, 2.0, 0.5, 1_000_000, 0))
+    found = gridmanager.measure(((1000, "shipped"), (1000, "best"), (10_000, "best")))
+    assert {curve.line: [jobs for jobs, _ in curve.points] for curve in found.curves} == {
+        "awsbatch_gahp, our condor_config.d": [1000],
+        "instant GAHP, our condor_config.d": [1000],
+        "awsbatch_gahp, best knobs": [1000, 10_000],
+        "instant GAHP, best knobs": [1000, 10_000],
+        "blahpd, best knobs": [1000],
+    }
 
 
 def test_sandboxes_are_measured_against_s5cmd():
