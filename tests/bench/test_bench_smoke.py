@@ -116,7 +116,8 @@ def test_budgets_are_measured():
     found = budgets.measure(200, 400, 500, 100)
     (memory,) = named(found, "resident memory when idle")
     assert 10 < memory.ours < 500
-    assert named(found, "200 running jobs followed: threads")[0].met
+    (threads,) = named(found, "400 running jobs followed: threads")
+    assert (threads.peer_name, threads.met) == ("with 200 jobs", True)
     assert named(found, "start-up with a journal of 500 finished runs")
     assert named(found, "condor_awsbatch q -journal of 100 jobs")[0].goal == "under 1 s"
 
