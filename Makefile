@@ -36,8 +36,9 @@ bench: $(STAMP)  ## ours beside its peers: a table, plots, bench/results/latest.
 	$(BIN)/python -m bench.main --readme
 	$(BIN)/python -m bench.bulk
 
-chaos: $(STAMP)  ## hundreds of jobs, faults and kills; counts jobs wanted, made, run and left over
+chaos: $(STAMP)  ## thousands of jobs, faults and kills, packed and each by itself; counts jobs wanted, made, run and left over
 	$(BIN)/python tests/chaos/run.py --jobs 2000 --kills 500 --seed 1
+	$(BIN)/python tests/chaos/run.py --jobs 2000 --kills 500 --seed 1 --pack-size 1
 
 pool: $(STAMP)  ## a real HTCondor of each version, up and running, to try things out with
 	$(BIN)/python tests/condor/pool.py up

@@ -1,6 +1,6 @@
 """Measures the GAHP beside its peers: prints a table, writes bench/results/latest.json and draws the curves as SVG.
 
-    python -m bench.main [--only a,c] [--quick] [--readme]
+    python -m bench.main [--only a,c] [--quick] [--output DIR] [--readme]
 
     a  commands of the protocol against HTCondor's blahpd       d  growth and account limits, simulated
     b  jobs through the real gridmanager                        e  bytes of sandboxes against s5cmd
@@ -8,19 +8,21 @@
     g  part d with 1,000,000 jobs: an hour by itself, and measured only when it is named
 
 With --only the rows of other parts stay as they were last measured. --quick takes tiny sizes, whose figures mean nothing: for
-seeing that all of it runs; nothing is written. --readme only puts the latest table into README.md. Nothing is asserted.
+seeing that all of it runs; nothing is written, and no goal is said to be met or not. --output DIR keeps the results there and not
+in bench/results. --readme only puts the latest table into README.md. Nothing is asserted.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import importlib.metadata
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,23 +81,26 @@ def about() -> dict[str, Any]:
     }
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure the GAHP beside its peers.")
     parser.add_argument("--only", default="", metavar="PARTS", help="comma-separated letters of parts")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, nothing is written")
+    parser.add_argument("--output", type=Path, default=report.RESULTS, metavar="DIR", help="folder of the results: bench/results")
     parser.add_argument("--readme", action="store_true", help="only put the latest table into README.md")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     wanted = [part for part in options.only.split(",") if part] or [part for part in PARTS if options.quick or part != LONG]
     if unknown := set(wanted) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     if options.readme:
-        report.put_into(SOURCE / "README.md", report.load())
+        report.put_into(SOURCE / "README.md", report.load(options.output))
         return 0
-    facts, earlier = about(), {} if options.quick else report.load()
+    facts, earlier = about(), report.NOTHING if options.quick else report.load(options.output)
     machine = facts["machine"]
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print(", ".join(f"{name} {version}" for name, version in facts["versions"].items()), flush=True)
-    results = report.merge(report.Found(), (), facts, earlier)
+    results = earlier
+    # Of parts that were not asked for something is missing only where results of others are kept.
+    expected = PARTS if earlier["rows"] else wanted
     for part in wanted:
         begin = time.monotonic()
         try:
@@ -104,18 +109,19 @@ def main() -> int:
             found = report.Found(missing=[f"{part}: not measured: {type(error).__name__}: {error}"])
             if options.quick:
                 raise
+        if options.quick:
+            found = dataclasses.replace(found, rows=[dataclasses.replace(row, met=None) for row in found.rows])
         results = report.merge(found, part, facts, results)
         print(f"\npart {part}, {time.monotonic() - begin:.0f} s", flush=True)
         print(report.as_text(row for row in results["rows"] if row["part"] == part), flush=True)
         if not options.quick:
-            report.save(results)
-    for line in [
-        *results["missing"],
-        *(f"{part}: never measured" for part in PARTS if not any(row["part"] == part for row in results["rows"])),
-    ]:
+            report.save(results, options.output)
+    told = {row["part"] for row in results["rows"]} | {line.partition(":")[0] for line in results["missing"]}
+    for line in [*results["missing"], *(f"{part}: never measured" for part in expected if part not in told)]:
         print(f"missing: {line}")
     if not options.quick:
-        print(f"\nwritten: {', '.join(str(path.relative_to(SOURCE)) for path in report.save(results))}")
+        written = report.save(results, options.output)
+        print(f"\nwritten into {options.output}: {', '.join(path.name for path in written)}")
     return 0
 
 

@@ -8,20 +8,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
 RESULTS = Path(__file__).with_name("results")
-LATEST = RESULTS / "latest.json"
+LATEST = "latest.json"
 BEGIN, END = "<!-- bench: begin, written by `python -m bench.main --readme` -->", "<!-- bench: end -->"
+NOTHING: dict[str, Any] = {"measured": {}, "rows": [], "curves": [], "missing": []}
 _COLOURS = ("#0b6e4f", "#c8553d", "#3d5a80", "#8d6a9f", "#b8860b", "#555555")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One figure of ours beside one of a peer from the same run. `goal` in words; `met`: None where there is no goal.
+    """One figure of ours beside one of a peer that was measured with it. `goal` in words; `met`: None where there is no goal.
 
     `ratio` is ours to the peer's; `better`: whether "more" or "less" of it is good.
     """
@@ -63,22 +65,26 @@ class Found:
     missing: Sequence[str] = ()
 
 
-def shown(number: float | None) -> str:
-    """Three digits that count."""
+def shown(number: float | None, goal: float | None = None) -> str:
+    """Three digits that count, or as many as it takes to tell the number from its goal."""
     if number is None:
         return ""
     if number == 0 or not math.isfinite(number):
         return f"{number:g}"
     digits = max(0, 2 - math.floor(math.log10(abs(number))))
+    while goal is not None and number != goal == float(f"{number:.{digits}f}"):
+        digits += 1
     return f"{number:,.{digits}f}"
 
 
 def cells(row: dict[str, Any]) -> list[str]:
     """One line of the table."""
-    peer = f"{row['peer_name']} {shown(row['peer'])}".strip()
+    peer = f"{row['peer_name']} {shown(row['peer'])}" if row["peer_name"] and row["peer"] is not None else ""
     met = {True: "yes", False: "no", None: ""}[row["met"]]
     name = f"{row['part']}: {row['name']}" + (f" ({row['note']})" if row["note"] else "")
-    return [name, f"{shown(row['ours'])} {row['unit']}".strip(), peer, shown(row["ratio"]), row["goal"], met]
+    limit = re.search(r"\d[\d,.]*", row["goal"])
+    goal = float(limit[0].replace(",", "")) if limit else None
+    return [name, f"{shown(row['ours'], goal)} {row['unit']}".strip(), peer, shown(row["ratio"], goal), row["goal"], met]
 
 
 HEAD = ["what", "ours", "peer in the same run", "ratio", "goal", "met"]
@@ -91,16 +97,40 @@ def as_text(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def as_markdown(found: dict[str, Any]) -> str:
-    machine, versions = found["machine"], found["versions"]
+    runs = {row["part"]: found["measured"][row["part"]] for row in found["rows"]}
+    machine, versions = _newest(runs)["machine"], _newest(runs)["versions"]
     lines = [
         f"On {machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, Python {versions['python']}, HTCondor "
-        f"{versions['htcondor']}; {found['date']}, load {machine['load']} at the start.",
+        f"{versions['htcondor']}.",
         "",
         f"| {' | '.join(HEAD)} |",
         "| " + " | ".join("---" for _ in HEAD) + " |",
         *(f"| {' | '.join(cells(row))} |" for row in found["rows"]),
+        "",
+        f"{when(runs)}.",
     ]
     return "\n".join(lines)
+
+
+def when(runs: dict[str, Any]) -> str:
+    """The date of each part and the load at the start of its run, and in what that run differs from the newest."""
+    parts: dict[str, list[str]] = {}
+    usual = _facts(_newest(runs))
+    for part, run in sorted(runs.items()):
+        load = f" at load {run['machine']['load']}" if "load" in run["machine"] else ", load not noted"
+        other = [f"{name} {value}" for name, value in _facts(run).items() if value != usual.get(name)]
+        parts.setdefault(", ".join([f"{run['date']}{load}", *other]), []).append(part)
+    if len(parts) == 1:
+        return f"Measured {next(iter(parts))}"
+    return "Measured: " + "; ".join(f"{', '.join(letters)} {words}" for words, letters in parts.items())
+
+
+def _newest(runs: dict[str, Any]) -> dict[str, Any]:
+    return max(runs.values(), key=lambda run: str(run["date"]))
+
+
+def _facts(run: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in {**run["machine"], **run["versions"]}.items() if name != "load"}
 
 
 def put_into(readme: Path, found: dict[str, Any]) -> None:
@@ -113,16 +143,27 @@ def put_into(readme: Path, found: dict[str, Any]) -> None:
     readme.write_text(f"{before}{BEGIN}\n{as_markdown(found)}\n{END}{behind}")
 
 
-def load() -> dict[str, Any]:
+def load(folder: Path = RESULTS) -> dict[str, Any]:
     """The latest results; empty ones if there are none."""
     try:
-        return dict(json.loads(LATEST.read_text()))
+        return by_part(json.loads((folder / LATEST).read_text()))
     except FileNotFoundError:
-        return {"rows": [], "curves": [], "missing": []}
+        return NOTHING
+
+
+def by_part(found: dict[str, Any]) -> dict[str, Any]:
+    """Results of an earlier form, which told date and load of the newest run only, with what is known of each part's."""
+    if "measured" in found:
+        return found
+    newest = {name: found.pop(name) for name in ("date", "machine", "versions")}
+    unknown = {**newest, "machine": {name: value for name, value in newest["machine"].items() if name != "load"}}
+    dates = {row["part"]: row["date"] for row in found["rows"]}
+    runs = {part: newest if date == newest["date"] else {**unknown, "date": date} for part, date in dates.items()}
+    return {"measured": runs, **found}
 
 
 def merge(found: Found, parts: Iterable[str], about: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
-    """The latest results with those of `parts` renewed; rows of parts that were not measured now keep their date."""
+    """The latest results with those of `parts` renewed; other parts keep their rows, and what was noted of their run."""
     parts = set(parts)
     rows = [{**dataclasses.asdict(row), "ratio": row.ratio, "date": about["date"]} for row in found.rows]
     curves = [dataclasses.asdict(curve) for curve in found.curves]
@@ -130,7 +171,7 @@ def merge(found: Found, parts: Iterable[str], about: dict[str, Any], earlier: di
     drawn = [curve for curve in earlier.get("curves", ()) if curve["part"] not in parts]
     missing = [line for line in earlier.get("missing", ()) if line.partition(":")[0] not in parts]
     return {
-        **about,
+        "measured": dict(sorted({**earlier.get("measured", {}), **dict.fromkeys(parts, about)}.items())),
         "rows": sorted(kept + rows, key=lambda row: row["part"]),
         "curves": sorted(drawn + curves, key=lambda curve: curve["part"]),
         "missing": sorted([*missing, *found.missing]),
@@ -139,16 +180,18 @@ def merge(found: Found, parts: Iterable[str], about: dict[str, Any], earlier: di
 
 def save(found: dict[str, Any], folder: Path = RESULTS) -> list[Path]:
     """latest.json and one SVG for each plot; what was written."""
-    folder.mkdir(exist_ok=True)
-    written = [folder / "latest.json"]
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / LATEST]
     written[0].write_text(json.dumps(found, indent=1) + "\n")
     plots: dict[str, dict[str, dict[str, Any]]] = {}
     for curve in found["curves"]:  # two parts may have measured points of one line
         lines = plots.setdefault(curve["plot"], {})
         points = [*lines.get(curve["line"], {}).get("points", ()), *curve["points"]]
         lines[curve["line"]] = {**curve, "points": sorted(points)}
-    about = f"{found['machine']['cpu']}, {found['machine']['cores']} cores; {found['date']}"
     for name, lines in plots.items():
+        runs = {curve["part"]: found["measured"][curve["part"]] for curve in found["curves"] if curve["plot"] == name}
+        machine = _newest(runs)["machine"]
+        about = f"{machine['cpu']}, {machine['cores']} cores. {when(runs)}"
         path = folder / f"{name}.svg"
         path.write_text(draw(name.replace("-", " "), list(lines.values()), about))
         written.append(path)

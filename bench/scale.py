@@ -267,7 +267,8 @@ def measure_million(jobs: int = 1_000_000) -> Found:
 def _grow(part: str, cases: Sequence[Case], limit_s: float) -> Found:
     """Each case from the first submit to the last report, as rows, and as points of the lines that show how it grows."""
     rows, missing = [], []
-    lines: dict[str, list[tuple[float, float]]] = collections.defaultdict(list)
+    seconds: dict[str, list[tuple[float, float]]] = collections.defaultdict(list)
+    amounts: dict[str, list[tuple[float, float]]] = collections.defaultdict(list)
     for case in cases:
         jobs = case.jobs
         try:
@@ -287,13 +288,15 @@ def _grow(part: str, cases: Sequence[Case], limit_s: float) -> Found:
             Row(part, f"simulated: CPU a job, the simulation's too, {what}", cpu, "ms"),
             Row(part, f"simulated: end to report, p95, {what}", p95, "s", goal=_REPORT_GOAL, met=p95 < _REPORT_GOAL_S),
         ]
-        lines["AWS Batch calls"].append((jobs, calls))
-        lines["CPU, s"].append((jobs, found["cpu_s"]))
-        lines["memory, the simulation's too, MB"].append((jobs, found["peak_mb"]))
-        lines["end to report, p95, s"].append((jobs, p95))
-        lines["until Batch has all, s"].append((jobs, found["taken_s"]))
+        amounts["AWS Batch calls"].append((jobs, calls))
+        seconds["CPU, the simulation's too"].append((jobs, found["cpu_s"]))
+        amounts["memory, the simulation's too, MB"].append((jobs, found["peak_mb"]))
+        seconds["end to report, p95"].append((jobs, p95))
+        seconds["until Batch has all"].append((jobs, found["taken_s"]))
     curves = [
-        Curve(part, "growth-with-jobs", line, "jobs", "in the unit of each line", tuple(points)) for line, points in lines.items()
+        Curve(part, f"{plot}-for-so-many-jobs", line, "jobs", unit, tuple(points))
+        for plot, unit, lines in (("seconds", "seconds", seconds), ("calls-and-memory", "calls; MB", amounts))
+        for line, points in lines.items()
     ]
     return Found(rows, curves, missing)
 

@@ -31,6 +31,11 @@ def test_every_link_leads_somewhere(path):
             assert part in heads, link
 
 
+def test_the_document_of_the_bench_shows_every_plot():
+    shown = re.findall(r"!\[[^]]+\]\(\.\./bench/results/([^)]+)\)", (ROOT / "docs" / "bench.md").read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted(path.name for path in (ROOT / "bench" / "results").glob("*.svg"))
+
+
 def test_a_price_list_of_the_documents_is_one(tmp_path):
     from gahp.report import read_prices
 
