@@ -166,7 +166,8 @@ def merge(found: Found, parts: Iterable[str], about: dict[str, Any], earlier: di
     """The latest results with those of `parts` renewed; other parts keep their rows, and what was noted of their run."""
     parts = set(parts)
     rows = [{**dataclasses.asdict(row), "ratio": row.ratio, "date": about["date"]} for row in found.rows]
-    curves = [dataclasses.asdict(curve) for curve in found.curves]
+    # As they come back out of the file, to be sorted among those that did.
+    curves = [{**dataclasses.asdict(curve), "points": [list(point) for point in curve.points]} for curve in found.curves]
     kept = [row for row in earlier.get("rows", ()) if row["part"] not in parts]
     drawn = [curve for curve in earlier.get("curves", ()) if curve["part"] not in parts]
     missing = [line for line in earlier.get("missing", ()) if line.partition(":")[0] not in parts]

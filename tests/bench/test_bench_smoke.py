@@ -7,11 +7,14 @@ import json
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from bench import budgets, commands, driver, gridmanager, instant, main, peers, report, scale, transfer
 from bench.virtual import Clock
+from gahp.journal import Journal, Run, RunState
+from gahp.model import JobRequest
 from tests.condor.jobs import no_pool_is_told
 from tests.condor.prefix import build
 
@@ -89,10 +92,27 @@ def test_three_gahps_of_one_account_get_all_jobs_into_batch():
 def test_the_long_part_measures_one_more_point_of_the_same_lines(tmp_path):
     few, many = scale.measure_scale((12,), 130), scale.measure_million(24)
     assert (few.missing, many.missing) == ([], []) and {row.part for row in many.rows} == {"g"}
-    results = report.merge(many, "g", FACTS, report.merge(few, "d", FACTS, {}))
-    report.save(results, tmp_path)
+    report.save(report.merge(few, "d", FACTS, {}), tmp_path)
+    report.save(report.merge(many, "g", FACTS, report.load(tmp_path)), tmp_path)
     seconds, amounts = [(tmp_path / f"{name}-for-so-many-jobs.svg").read_text() for name in ("seconds", "calls-and-memory")]
     assert (seconds.count("<polyline"), amounts.count("<polyline"), amounts.count("AWS Batch calls")) == (3, 2, 1)
+
+
+def test_the_delay_of_a_report_ends_with_the_report_and_not_when_somebody_asks(tmp_path):
+    (tmp_path / "host0").mkdir()
+    now = [1000.0]
+    journal = Journal(str(tmp_path / "host0" / "state"), clock=lambda: now[0])
+    try:
+        run = Run("1-0-a", "dir", "digest", 0)
+        journal.insert(run, JobRequest(iwd="/", executable="/bin/true"))
+        for state in (RunState.STAGED, RunState.SUBMITTING, RunState.SUBMITTED, RunState.COLLECTING, RunState.COMPLETED):
+            now[0] += 10.0
+            journal.update(run, state=state, native_id="id")
+        now[0] += 5000.0
+        journal.update(run, confirmed=True).result()
+        assert scale._delays(tmp_path, SimpleNamespace(ended_at=lambda _: 1030.0)) == [20.0] * 3
+    finally:
+        journal.close()
 
 
 def test_the_plot_of_the_gridmanager_tells_knobs_apart(monkeypatch):
