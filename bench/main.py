@@ -5,7 +5,7 @@
     a  commands of the protocol against HTCondor's blahpd       d  growth and account limits, simulated
     b  jobs through the real gridmanager                        e  bytes of sandboxes against s5cmd
     c  calls a job, simulated                                   f  budgets: memory, start-up, threads, q
-    g  part d with 1,000,000 jobs: an hour by itself, and measured only when it is named
+    g  part d with 1,000,000 jobs: over an hour by itself, and measured only when it is named
 
 With --only the rows of other parts stay as they were last measured. --quick takes tiny sizes, whose figures mean nothing: for
 seeing that all of it runs; nothing is written, and no goal is said to be met or not. --output DIR keeps the results there and not
