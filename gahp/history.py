@@ -32,8 +32,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gahp import story
-from gahp.journal import FILE_NAME, SCHEMA_VERSION, RunState, Wanted, day, is_damage, newer, open_here
+from gahp.journal import FILE_NAME, SCHEMA_VERSION, is_damage, newer, open_here
 from gahp.model import JobRequest, Refused, decode_request
+from gahp.run import RunState, Wanted, day
 
 _OVER = "('COMPLETED', 'HELD', 'REMOVED')"
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(:[0-9]{1,5})?")

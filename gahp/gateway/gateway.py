@@ -22,9 +22,10 @@ from gahp.batch import Batch, CredentialsProblem, EventQueue, check_resources, c
 from gahp.config import Config
 from gahp.gateway.live import report_of
 from gahp.gateway.runs import Runs
-from gahp.journal import Conflict, Journal, JournalProblem, Run, RunState, Wanted
+from gahp.journal import Conflict, Journal, JournalProblem
 from gahp.lanes import Lane, after, backoff
 from gahp.model import JobReport, JobRequest, Refused, Transient
+from gahp.run import Run, RunState, Wanted
 from gahp.sandbox import Sandbox, check
 from gahp.statedir import note_removal
 

@@ -8,8 +8,8 @@ from gahp.batch import BatchJob
 from gahp.gateway.packer import Part
 from gahp.gateway.steps import Step, next_step
 from gahp.gateway.verdict import held
-from gahp.journal import Run, RunState, Wanted
 from gahp.model import HoldCode, JobReport, JobState
+from gahp.run import Run, RunState, Wanted
 
 
 class Live:

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from gahp.batch import Batch, Unsure
 from gahp.gateway.live import Live
 from gahp.gateway.packer import Group, Packer, Part
-from gahp.journal import Journal, RunState, Wanted
+from gahp.journal import Journal
 from gahp.lanes import Lane, backoff
 from gahp.limits import Later
 from gahp.model import JobRequest, Refused, Transient
+from gahp.run import RunState, Wanted
 from gahp.sandbox import Sandbox
 
 log = logging.getLogger(__name__)

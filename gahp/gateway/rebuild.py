@@ -15,8 +15,9 @@ import re
 import time
 
 from gahp.batch import Batch
-from gahp.journal import Run, opened, replace
+from gahp.journal import opened, replace
 from gahp.model import JobRequest
+from gahp.run import Run
 from gahp.sandbox import Sandbox
 from gahp.statedir import identity_of, note_damage, use
 

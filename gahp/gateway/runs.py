@@ -28,11 +28,12 @@ from gahp.gateway.steps import Step
 from gahp.gateway.sweep import split
 from gahp.gateway.telling import has_news, of_batch, of_record
 from gahp.gateway.verdict import decide, ended_by_somebody, held, removed
-from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
+from gahp.journal import Journal, JournalProblem
 from gahp.lanes import Lane, after, backoff
 from gahp.limits import Later
 from gahp.metrics import COUNTS
 from gahp.model import HoldCode, JobReport, JobState, Refused, Transient
+from gahp.run import Run, RunState, Wanted
 from gahp.sandbox import Outcome, Sandbox
 
 log = logging.getLogger(__name__)

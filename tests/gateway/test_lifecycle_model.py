@@ -21,8 +21,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from gahp import config
 from gahp.batch import BatchJob, Unsure
 from gahp.gateway import Gateway, gateway, packs, runs
-from gahp.journal import Journal, RunState, Wanted, _to_row, _Write
+from gahp.journal import Journal, _to_row, _Write
 from gahp.model import JobRequest, JobState, Refused, Transient
+from gahp.run import RunState, Wanted
 from gahp.sandbox import Outcome
 
 SETTLE_S, LAG_S = 10.0, 5.0

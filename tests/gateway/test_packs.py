@@ -9,8 +9,9 @@ import pytest
 from gahp.batch import BatchJob, Throttled
 from gahp.gateway import packs, rebuild, runs
 from gahp.gateway.parents import Parents
-from gahp.journal import Journal, Run, RunState, Wanted
+from gahp.journal import Journal
 from gahp.model import JobReport, JobRequest, JobState, Refused, Transient
+from gahp.run import Run, RunState, Wanted
 from gahp.sandbox import Outcome
 from gahp.sandbox.facade import Record
 from tests.gateway.test_runs import World

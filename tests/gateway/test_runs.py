@@ -12,8 +12,9 @@ from gahp.batch import BatchJob, Throttled, Unsure
 from gahp.gateway import runs as module
 from gahp.gateway.attention import PERIOD_S
 from gahp.gateway.runs import Runs
-from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
+from gahp.journal import Journal, JournalProblem
 from gahp.model import HoldCode, JobRequest, JobState, Refused, Transient
+from gahp.run import Run, RunState, Wanted
 from gahp.sandbox import Outcome
 
 

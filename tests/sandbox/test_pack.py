@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gahp.journal import Journal, Run, opened
+from gahp.journal import Journal, opened
 from gahp.model import Transient, to_bytes
+from gahp.run import Run
 from gahp.sandbox import Outcome, inputs, manifest
 
 if TYPE_CHECKING:
