@@ -63,7 +63,7 @@ PLACES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "The journal",
         "Answers to BLAH_PING and BLAH_JOB_SUBMIT, and AWSBATCH_LOG.",
-        ("gahp/journal.py", "gahp/statedir.py", "gahp/gateway/rebuild.py"),
+        ("gahp/journal.py", "gahp/database.py", "gahp/statedir.py", "gahp/gateway/rebuild.py"),
     ),
     (
         "Answers to status, cancel, hold, resume and proxies",

@@ -14,7 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from gahp import statedir
-from gahp.journal import FILE_NAME, Conflict, Damaged, Journal, JournalProblem, replace
+from gahp.database import FILE_NAME, replace
+from gahp.journal import Conflict, Damaged, Journal, JournalProblem
 from gahp.model import JobReport, JobRequest, JobState, Refused, Resources, encode
 from gahp.run import MOVES, Run, RunState, Wanted
 from gahp.statedir import file_system, trouble

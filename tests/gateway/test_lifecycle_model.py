@@ -20,8 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gahp import config
 from gahp.batch import BatchJob, Unsure
+from gahp.database import to_row
 from gahp.gateway import Gateway, gateway, packs, runs
-from gahp.journal import Journal, _to_row, _Write
+from gahp.journal import Journal, _Write
 from gahp.model import JobRequest, JobState, Refused, Transient
 from gahp.run import RunState, Wanted
 from gahp.sandbox import Outcome
@@ -57,7 +58,7 @@ class StepJournal(Journal):
 
     def _write(self, sql, values, *, keep=True):
         future = Soon(self)
-        self.pending.append(_Write(sql, values if isinstance(values, list) else _to_row(values), keep, future))
+        self.pending.append(_Write(sql, values if isinstance(values, list) else to_row(values), keep, future))
         return future
 
     def record(self, run, **changes):

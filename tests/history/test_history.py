@@ -13,8 +13,9 @@ import pytest
 from gahp import history, story
 from gahp.batch import BatchJob
 from gahp.batch.jobs import BatchAttempt, from_detail
+from gahp.database import FILE_NAME
 from gahp.gateway.telling import of_batch, of_record
-from gahp.journal import FILE_NAME, Journal
+from gahp.journal import Journal
 from gahp.model import JobReport, JobRequest, JobState, Refused, Resources
 from gahp.run import Run, RunState
 from gahp.sandbox import Outcome
