@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import functools
 import time
+from typing import Any
 
 from gahp.model import JobReport
 
@@ -94,6 +95,11 @@ class Run:
         """Name and index of every array job that it was or may have been sent in, the present one last."""
         earlier = (entry.rpartition(":") for entry in self.earlier.split())
         return [(name, int(index)) for name, _, index in earlier] + [(self.pack, self.child)] * bool(self.pack)
+
+    @property
+    def unpacked(self) -> dict[str, Any]:
+        """What changes in it when it leaves its pack for good."""
+        return {"pack": "", "child": 0, "earlier": " ".join(f"{name}:{child}" for name, child in self.packs)}
 
 
 def day(when: float) -> str:

@@ -10,7 +10,6 @@ import collections
 import contextlib
 import dataclasses
 import logging
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -20,7 +19,7 @@ from gahp import story
 from gahp.batch import BULK, Batch, BatchJob, Unsure, shape
 from gahp.gateway.attention import PERIOD_S, passed_over
 from gahp.gateway.follow import Followed, Follower
-from gahp.gateway.live import Live
+from gahp.gateway.live import Live, Lives, answer, ended_before
 from gahp.gateway.packer import Packer, Part
 from gahp.gateway.packs import Packs
 from gahp.gateway.parents import Parents
@@ -28,6 +27,7 @@ from gahp.gateway.steps import Step
 from gahp.gateway.sweep import split
 from gahp.gateway.telling import has_news, of_batch, of_record
 from gahp.gateway.verdict import decide, ended_by_somebody, held, removed
+from gahp.gateway.wishes import Wishes
 from gahp.journal import Journal, JournalProblem
 from gahp.lanes import Lane, after, backoff
 from gahp.limits import Later
@@ -41,8 +41,6 @@ log = logging.getLogger(__name__)
 # A job that DescribeJobs does not show is given up only when it stays away: a new job may not be visible everywhere at once.
 FORGOTTEN_AFTER_S = 60.0
 _ADOPT_EVERY_S = 2.0
-# The gridmanager asks about an ended job once or twice more: so many are remembered to answer that without the journal.
-_LATELY = 5000
 _FORGET_EVERY_S = 6 * 3600.0
 _CLEAN_FIRST_S = 2.0
 _CLEAN_EVERY_S = 30.0
@@ -87,7 +85,9 @@ class Runs:
         )
         self._parents = Parents(batch, min(1.0, lookup_settle_s / 4), clock=time.monotonic)
         self._clock = clock
-        self._lock = threading.RLock()
+        self._lives = Lives()
+        self._lock = self._lives.lock
+        self._wishes = Wishes(journal, self._lives, go_on=self._go_on)
         self._packs = Packs(
             journal,
             sandbox,
@@ -99,12 +99,9 @@ class Runs:
             let_go=self._let_go,
             clock=clock,
         )
-        self._live: dict[str, Live] = {}
         self._to_end: collections.deque[Live] = collections.deque()
         self._by_id: dict[str, Live] = {}  # of those that Batch was last asked about
-        self._lately: collections.OrderedDict[str, Run] = collections.OrderedDict()
         self._forgot = float("-inf")
-        self._asked: set[str] = set()  # about whom in this period
         self._before: set[str] = set()  # who was live when it began
         ending = Lane("terminate", 4)
         local = Lane("local", 1)
@@ -147,7 +144,7 @@ class Runs:
         self._adopting.put(self._adopt, _ADOPT_EVERY_S)
         self._adopting.put(self._heed, PERIOD_S)
         with self._lock:
-            self._before = set(self._live)
+            self._before = set(self._lives.by_name)
         self._cleaning.put(self._clean, _CLEAN_FIRST_S)
 
     def close(self) -> None:
@@ -166,7 +163,7 @@ class Runs:
         """Follow a run that is in the journal."""
         live = Live(run)
         with self._lock:
-            self._live[run.name] = live
+            self._lives.by_name[run.name] = live
         # Also when this run is removed itself before it comes to its turn.
         self._end_before(run)
         self._go_on(live)
@@ -181,117 +178,20 @@ class Runs:
             self._adopting.put(lambda: self._end_before(run), _ADOPT_EVERY_S)
 
     def stands(self, name: str) -> tuple[Run | None, JobReport | None]:
-        """A run and how it stands, from memory, as HTCondor asks; None if it is neither live here nor has ended here lately."""
-        with self._lock:
-            if live := self._live.get(name):
-                self._asked.add(name)
-                return live.run, live.report()
-            over = self._lately.get(name)
-            return over, over.report if over else None
+        """A run and how it stands: see Lives."""
+        return self._lives.stands(name)
 
     def get(self, name: str) -> Run | None:
-        """The run itself, if it is live here or has ended here lately."""
-        with self._lock:
-            live = self._live.get(name)
-            return live.run if live else self._lately.get(name)
-
-    def count(self) -> int:
-        """How many runs are live here."""
-        with self._lock:
-            return len(self._live)
+        """The run itself: see Lives."""
+        return self._lives.get(name)
 
     def want(self, name: str, wanted: Wanted) -> Future[None] | None:
-        """Have a run removed, held or resumed. None if it is not live here.
-
-        The future ends when Batch has taken the removal, when the hold has come about (or Refused: it runs already), when the
-        resumed run is on its way. It is recorded before anything is done.
-        """
-        done: Future[None] = Future()
-        with self._lock:
-            live = self._live.get(name)
-            if live is None:
-                return None
-            self._revive(live)
-            run = live.run
-            if wanted is Wanted.HOLD and run.started:
-                raise Refused(f"The job {run.job_id} has started on AWS Batch and cannot be held there: remove it instead.")
-            if wanted is Wanted.RUN:
-                resumed = self._resume(live)
-                after(resumed, lambda written: self._resumed(live, written, done))
-                return done
-            if wanted is Wanted.HOLD and (run.wanted is Wanted.REMOVE or run.state is RunState.COLLECTING):
-                raise Refused(f"The job {run.job_id} is ending and cannot be held.")
-            if wanted is Wanted.HOLD and run.state is RunState.SUSPENDED:
-                raise Refused(f"The job {run.job_id} is held already.")
-            if wanted is Wanted.REMOVE and live.ending_asked and run.wanted is Wanted.REMOVE:
-                done.set_result(None)
-                return done
-            live.waiters += ((wanted, done),)
-            live.tries = 0
-            if run.wanted is not wanted:
-                # A CancelJob that Batch has taken for a hold is no TerminateJob.
-                live.ending_asked = False
-            live.wish = recorded = self._journal.update(run, wanted=wanted, confirmed=True)
-        after(recorded, lambda written: self._recorded(live, written))
-        return done
+        """Have a run removed, held or resumed: see Wishes."""
+        return self._wishes.want(name, wanted)
 
     def revive(self, name: str) -> None:
-        """HTCondor speaks of this run, live here or elsewhere: if it was found in S3 only, it goes on now."""
-        with self._lock:
-            self._asked.add(name)
-            live = self._live.get(name)
-            if live is not None:
-                self._revive(live)
-
-    def _revive(self, live: Live) -> None:
-        if live.run.state is RunState.REBUILT:
-            self._journal.update(live.run, state=RunState.SUBMITTING)
-            self._go_on(live)
-
-    def _recorded(self, live: Live, written: Future[None]) -> None:
-        error = written.exception()
-        if error is None:
-            with self._lock:
-                run = live.run
-                unsent = run.state is RunState.ACCEPTED and run.wanted is Wanted.REMOVE and not run.sends
-            if unsent:
-                # It will not be submitted any more. Who wants it gone need not wait until the upload of its input is given up.
-                self._answer(live, None, Wanted.REMOVE)
-            self._go_on(live)
-        else:
-            self._answer(live, error)
-
-    def _resumed(self, live: Live, written: Future[None], done: Future[None]) -> None:
-        error = written.exception()
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
-        self._go_on(live)
-
-    def _resume(self, live: Live) -> Future[None]:
-        run = live.run
-        if run.wanted is Wanted.REMOVE:
-            raise Refused(f"The job {run.job_id} is ending and cannot be resumed.")
-        if run.state is not RunState.SUSPENDED:
-            raise Refused(f"The job {run.job_id} is not held.")
-        # What was sent to Batch, or may have been, has its name there: the next submission gets one of its own.
-        used = bool(run.sent or run.sends)
-        # The manifest of a pack is no manifest of this job alone: it is staged again.
-        state = RunState.STAGED if used and not run.packs else RunState.ACCEPTED
-        live.ending_asked = live.alone = False
-        live.job = None
-        return self._journal.update(
-            run,
-            state=state,
-            wanted=Wanted.RUN,
-            submission=run.submission + used,
-            native_id="",
-            sent=0.0,
-            sends=0,
-            started=False,
-            **_unpacked(run),
-        )
+        """HTCondor speaks of this run: see Wishes."""
+        self._wishes.revive(name)
 
     # From step to step
 
@@ -410,7 +310,7 @@ class Runs:
                     self._not_held(live, error)
             return None
         elif step is Step.TERMINATE:
-            self._answer(live, error, Wanted.REMOVE)
+            self._lives.answer(live, error, Wanted.REMOVE)
         live.tries += 1
         return backoff(live.tries + 3)
 
@@ -492,7 +392,7 @@ class Runs:
         live.unsure_since = None
         if run.pack:
             # Who of its members still wants to run is another question: each is staged again, and packed with whom it finds then.
-            self._journal.update(run, state=RunState.ACCEPTED, sent=0.0, **_unpacked(run))
+            self._journal.update(run, state=RunState.ACCEPTED, sent=0.0, **run.unpacked)
         else:
             self._journal.update(run, state=RunState.STAGED, sent=0.0).result()
         return None
@@ -531,7 +431,7 @@ class Runs:
             if trouble is None:
                 log.info("%s: AWS Batch ends %s", live.run.name, native_id)
                 live.ending_asked = True
-                self._answer(live, None, Wanted.REMOVE)
+                self._lives.answer(live, None, Wanted.REMOVE)
             self._done(live, Step.TERMINATE, None, trouble)
 
     def _end_whole(self, lives: list[Live]) -> list[Live]:
@@ -544,7 +444,7 @@ class Runs:
         ended = {parent for parent in {split(live.run.native_id)[0] for live in lives} if self._follower.whole(parent, ids)}
         if ended:
             with self._lock:
-                ended -= {split(live.run.native_id)[0] for live in self._live.values() if _may_run(live)}
+                ended -= {split(live.run.native_id)[0] for live in self._lives.by_name.values() if _may_run(live)}
         rest = [live for live in lives if split(live.run.native_id)[0] not in ended]
         if ended:
             with self._lock:  # with those that have come since
@@ -618,7 +518,7 @@ class Runs:
         self._end_doubles(live.run)
         self._packs.hold(live, None)
         self._journal.update(live.run, state=RunState.SUSPENDED).result()
-        self._answer(live, None, Wanted.HOLD)  # a removal that has come meanwhile may not be on disk yet
+        self._lives.answer(live, None, Wanted.HOLD)  # a removal that has come meanwhile may not be on disk yet
 
     def _end_doubles(self, run: Run) -> None:
         """Before a submission is over: what else came of it is ended in Batch, and what may still come finds its claim taken.
@@ -649,22 +549,12 @@ class Runs:
 
     def _over(self, live: Live) -> None:
         run, report = live.run, live.run.report
-        with self._lock:
-            if self._live.pop(run.name, None) is None:
-                return
-            self._lately[run.name] = run
-            if len(self._lately) > _LATELY:
-                self._lately.popitem(last=False)
+        if not self._lives.over(live):
+            return
         log.info("%s: %s%s", run.name, run.state.name, f": {report.hold_reason}" if report and report.hold_reason else "")
         # Whatever it ended as: it cannot be resumed.
-        self._answer(live, _ended_before(run), Wanted.HOLD)
-        self._answer(live, None)
-
-    def _answer(self, live: Live, error: BaseException | None, wanted: Wanted | None = None) -> None:
-        """Tell those who wait for `wanted`, or for anything at all."""
-        with self._lock:
-            waiting = _take_waiters(live, wanted)
-        _tell(waiting, error)
+        self._lives.answer(live, ended_before(run), Wanted.HOLD)
+        self._lives.answer(live, None)
 
     def unfinished(self, name: str) -> str:
         """The first run that is not over of the one called `name` and those whose place it and they took; "" if all are."""
@@ -712,8 +602,10 @@ class Runs:
     def _heed(self) -> None:
         """Write down, once a period and for many at once, whom HTCondor passes over. If it forgets none, nothing is written."""
         with self._lock:
-            asked, self._asked = self._asked, set()
-            live = {name: live.run.directory for name, live in self._live.items() if live.run.wanted is not Wanted.REMOVE}
+            asked, self._lives.asked = self._lives.asked, set()
+            live = {
+                name: live.run.directory for name, live in self._lives.by_name.items() if live.run.wanted is not Wanted.REMOVE
+            }
         try:
             self._journal.heed(asked, passed_over(asked, self._before, live), PERIOD_S)
         except JournalProblem as error:
@@ -750,7 +642,9 @@ class Runs:
     def _followed(self) -> Followed:
         """What Batch is asked about."""
         with self._lock:
-            self._by_id = {live.run.native_id: live for live in self._live.values() if live.run.state is RunState.SUBMITTED}
+            self._by_id = {
+                live.run.native_id: live for live in self._lives.by_name.values() if live.run.state is RunState.SUBMITTED
+            }
             closely = {native_id for native_id, live in self._by_id.items() if live.run.wanted is Wanted.HOLD}
             unwanted = {native_id for native_id, live in self._by_id.items() if live.run.wanted is Wanted.REMOVE}
             return Followed({native_id: live.run.queue for native_id, live in self._by_id.items()}, closely, unwanted)
@@ -832,19 +726,19 @@ class Runs:
             else:
                 self._suspended(live)
         else:
-            self._not_held(live, _ended_before(run), state=RunState.COLLECTING)
+            self._not_held(live, ended_before(run), state=RunState.COLLECTING)
 
     def _not_held(self, live: Live, refusal: Refused, **changes: Any) -> None:
         """It runs on, or is over: nobody waits for its hold any more. Holds the lock."""
-        waiting = _take_waiters(live, Wanted.HOLD)
+        waiting = live.take_waiters(Wanted.HOLD)
         # Who is told so must not find it held by the next GAHP: the wish is taken back before.
         written = self._journal.update(live.run, wanted=Wanted.RUN, **changes)
-        after(written, lambda done: _tell(waiting, done.exception() or refusal))
+        after(written, lambda done: answer(waiting, done.exception() or refusal))
 
     def _suspended(self, live: Live) -> None:
         # Who is told so resumes it next: by then another GAHP must find it held.
         written = self._journal.update(live.run, state=RunState.SUSPENDED)
-        after(written, lambda done: self._answer(live, done.exception(), Wanted.HOLD))
+        after(written, lambda done: self._lives.answer(live, done.exception(), Wanted.HOLD))
 
     def _suspend_sent(self, live: Live) -> None:
         """Hold a run that Batch may have had twice: the other one must not outlive this submission."""
@@ -865,30 +759,6 @@ class Runs:
 def _may_run(live: Live) -> bool:
     """Whether a run that is wanted is taken for ended, which may turn out to be wrong."""
     return live.run.state is RunState.COLLECTING and live.run.wanted is not Wanted.REMOVE and not live.proven
-
-
-def _take_waiters(live: Live, wanted: Wanted | None) -> list[Future[None]]:
-    """Those who wait for `wanted`, or for anything at all, and wait no more. With the lock held."""
-    taken = [future for what, future in live.waiters if wanted in (None, what)]
-    live.waiters = tuple(waiter for waiter in live.waiters if waiter[1] not in taken)
-    return taken
-
-
-def _tell(waiting: list[Future[None]], error: BaseException | None) -> None:
-    for future in waiting:
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
-
-
-def _ended_before(run: Run) -> Refused:
-    return Refused(f"The job {run.job_id} has ended and cannot be held.")
-
-
-def _unpacked(run: Run) -> dict[str, Any]:
-    """What changes in a run that leaves its pack for good."""
-    return {"pack": "", "child": 0, "earlier": " ".join(f"{name}:{child}" for name, child in run.packs)}
 
 
 _NEVER = "It can never run in this compute environment: "

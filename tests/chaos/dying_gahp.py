@@ -29,6 +29,7 @@ from gahp.gateway import runs
 from gahp.gateway.follow import Follower
 from gahp.gateway.gateway import Gateway
 from gahp.gateway.runs import Runs
+from gahp.gateway.wishes import Wishes
 from gahp.journal import Journal
 from gahp.lanes import Lane
 from gahp.protocol import Session
@@ -51,7 +52,7 @@ FRAIL: dict[str, tuple[Any, str]] = {
     "hearing": (Runs, "_look_at"),
     "collecting": (Sandbox, "collect"),
     "finishing": (Runs, "_finish"),
-    "removing": (Runs, "_recorded"),
+    "removing": (Wishes, "_recorded"),
 }
 MEMORY = os.environ.get("DIE_HOW") == "memory"
 AT, PASS, TRACE = os.environ.get("DIE_AT", ""), int(os.environ.get("DIE_PASS", "1")), os.environ.get("TRACE", "")

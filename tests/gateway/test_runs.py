@@ -291,7 +291,7 @@ def test_a_submission_is_claimed_for_nobody_only_when_the_hold_is_on_disk(world,
     holds = []
 
     def find(name, queue):
-        if not holds and time.monotonic() - world.runs._live[run.name].unsure_since > 1.2:
+        if not holds and time.monotonic() - world.runs._lives.by_name[run.name].unsure_since > 1.2:
             holds.append(world.runs.want(run.name, Wanted.HOLD))  # at the last look
         return found(name, queue)
 
@@ -303,7 +303,7 @@ def test_a_submission_is_claimed_for_nobody_only_when_the_hold_is_on_disk(world,
     monkeypatch.setattr(world.sandbox, "revoke", look)
     world.until(lambda: holds)
     world.until(lambda: world.journal._problem)
-    world.until(lambda: wanted or not world.runs._live[run.name].busy)
+    world.until(lambda: wanted or not world.runs._lives.by_name[run.name].busy)
     room.set()
     holds[0].result(10)
     assert set(wanted) == {Wanted.HOLD}
@@ -519,7 +519,7 @@ def test_a_late_event_of_an_attempt_before_does_not_refuse_the_hold_that_batch_h
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
     hold = world.runs.want(run.name, Wanted.HOLD)
-    world.until(lambda: world.runs._live[run.name].ending_asked and not world.runs._live[run.name].busy)
+    world.until(lambda: world.runs._lives.by_name[run.name].ending_asked and not world.runs._lives.by_name[run.name].busy)
     assert world.runs.follower.hear(BatchJob("id-1-0-a", "", "STARTING", attempts=1, described=False))
     world.batch.set("id-1-0-a", status="FAILED", attempts=1, cancelled=True)
     hold.result(10)
@@ -832,7 +832,7 @@ def test_an_array_is_not_ended_by_its_parent_before_the_removal_of_each_child_is
     world.until(lambda: len(world.runs._to_end) == 50)
     room = no_room_for(world, monkeypatch, name=last.name, wanted="REMOVE")
     futures.append(world.runs.want(last.name, Wanted.REMOVE))
-    world.runs._let_go(world.runs._live[last.name])
+    world.runs._let_go(world.runs._lives.by_name[last.name])
     world.until(lambda: len(world.runs._to_end) == 51)
     end_some()
     assert ("terminate", "p") not in world.batch.calls
@@ -865,7 +865,7 @@ def test_news_that_come_while_a_step_is_under_way_are_not_lost(world):
     world.until(lambda: run.state is RunState.SUBMITTED)
     world.batch.set("id-1-0-a", status="RUNNING", started=5.0)
     world.until(lambda: run.started)
-    live = world.runs._live[run.name]
+    live = world.runs._lives.by_name[run.name]
     live.busy = True
     world.runs._look_at([("id-1-0-a", BatchJob("id-1-0-a", "", "SUCCEEDED", started=5.0))])
     assert run.state is RunState.SUBMITTED
@@ -879,7 +879,7 @@ def test_a_late_event_does_not_hide_the_end_that_came_before_it(world):
     world.until(lambda: run.state is RunState.SUBMITTED)
     world.batch.set("id-1-0-a", status="RUNNING", started=5.0)
     world.until(lambda: run.started)
-    live = world.runs._live[run.name]
+    live = world.runs._lives.by_name[run.name]
     live.busy = True
     for status in ("SUCCEEDED", "RUNNING"):
         world.runs._look_at([("id-1-0-a", BatchJob("id-1-0-a", "", status, started=5.0))])
@@ -933,7 +933,7 @@ def test_to_ask_again_and_again_for_the_end_of_a_run_leaves_one_question(world):
     world.batch.terminate_many = lambda ids, reason: dict.fromkeys(ids, Transient("no network"))
     for _ in range(50):
         world.runs._end(run.name)
-    assert len(world.runs._live[run.name].waiters) == 1
+    assert len(world.runs._lives.by_name[run.name].waiters) == 1
 
 
 def test_a_removal_that_comes_while_an_array_is_ended_as_a_whole_is_carried_out_too(world, monkeypatch):
