@@ -26,7 +26,7 @@ PLACES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "`condor_q -hold` shows them. `condor_release` runs the job again.",
         (
             "gahp/gateway/verdict.py",
-            "gahp/gateway/runs.py",
+            "gahp/gateway/work.py",
             "gahp/sandbox/outcome.py",
             "gahp/sandbox/tarstream.py",
             "gahp/sandbox/place.py",

@@ -4,7 +4,7 @@
     DIE_PASS at which passing of it, from 1
     DIE_HOW  "memory": there it finds no memory instead; then the points of FRAIL count as well
     TRACE    a file that gets a line for each point passed
-    WRITES   a file that gets a line for each kind of journal write that is met, such as "STAGED in runs._stage"
+    WRITES   a file that gets a line for each kind of journal write that is met, such as "STAGED in work._stage"
     PERIOD   how long a period is, in which HTCondor asks about a run or passes it over, in seconds
     DROP     one of these, that never gets to the disk although the program believes it did: a mutant, which must not go
              unnoticed (see mutate.py)
@@ -30,6 +30,7 @@ from gahp.gateway.follow import Follower
 from gahp.gateway.gateway import Gateway
 from gahp.gateway.runs import Runs
 from gahp.gateway.wishes import Wishes
+from gahp.gateway.work import Work
 from gahp.journal import Journal
 from gahp.lanes import Lane
 from gahp.protocol import Session
@@ -44,14 +45,14 @@ FRAIL: dict[str, tuple[Any, str]] = {
     "staging": (Sandbox, "prepare"),
     "packing": (Sandbox, "put_pack"),
     "recording": (journal, "_update"),
-    "submitted": (Runs, "_submitted"),
+    "submitted": (Work, "_submitted"),
     "going on": (Runs, "_go_on"),
     "letting go": (Runs, "_let_go"),
     "queuing": (Lane, "put"),
     "sweeping": (Follower, "round"),
     "hearing": (Runs, "_look_at"),
     "collecting": (Sandbox, "collect"),
-    "finishing": (Runs, "_finish"),
+    "finishing": (Work, "finish"),
     "removing": (Wishes, "_recorded"),
 }
 MEMORY = os.environ.get("DIE_HOW") == "memory"

@@ -34,22 +34,22 @@ WRITES: dict[str, Case] = {
     "STAGED in wishes._resume": ("suspend", ["SubmitJob 2 after"]),
     "ACCEPTED in wishes._resume": ("suspend early", ["write STAGED after"]),
     "wanted RUN in runs._not_held": ("refused hold", ["DescribeJobs 20 after"]),
-    "STAGED in runs._stage": ("", ["write STAGED after"]),
+    "STAGED in work._stage": ("", ["write STAGED after"]),
     "pack SUBMITTING in packs._try_to_send": ("pack", ["SubmitJob after"]),
     "pack ACCEPTED in packs._submit 1": ("throttled pack", ["write pack ACCEPTED after"]),
     "pack SUBMITTED in packs._submit 2": ("pack", ["write pack SUBMITTED after"]),
-    "SUBMITTING in runs._submit 1": ("", ["SubmitJob after"]),
-    "STAGED in runs._submit 2": ("throttled", ["write STAGED 2 after"]),
-    "ACCEPTED in runs._look_up 1": ("pack", ["write pack SUBMITTING after", "write ACCEPTED 2 after"]),
-    "STAGED in runs._look_up 2": ("", ["write SUBMITTING after", "write STAGED after"]),
-    "SUBMITTED in runs._submitted": ("", ["write SUBMITTED after"]),
-    "SUBMITTED in runs._collect": ("twice", ["write SUBMITTED 2 after"]),
-    "SUBMITTED in runs._described": ("false end", ["write SUBMITTED 2 after"]),
-    "SUSPENDED in runs._suspend": ("suspend early", ["write SUSPENDED after"]),
+    "SUBMITTING in work._submit 1": ("", ["SubmitJob after"]),
+    "STAGED in work._submit 2": ("throttled", ["write STAGED 2 after"]),
+    "ACCEPTED in work._look_up 1": ("pack", ["write pack SUBMITTING after", "write ACCEPTED 2 after"]),
+    "STAGED in work._look_up 2": ("", ["write SUBMITTING after", "write STAGED after"]),
+    "SUBMITTED in work._submitted": ("", ["write SUBMITTED after"]),
+    "SUBMITTED in work._collect": ("twice", ["write SUBMITTED 2 after"]),
+    "SUBMITTED in work._described": ("false end", ["write SUBMITTED 2 after"]),
+    "SUSPENDED in work._suspend": ("suspend early", ["write SUSPENDED after"]),
     "SUSPENDED in runs._suspended": ("suspend", ["write SUSPENDED after"]),
-    "COMPLETED in runs._finish": ("", ["write COMPLETED after"]),
-    "HELD in runs._finish": ("misfit", ["write HELD after"]),
-    "REMOVED in runs._finish": ("remove", ["write REMOVED after"]),
+    "COMPLETED in work.finish": ("", ["write COMPLETED after"]),
+    "HELD in work.finish": ("misfit", ["write HELD after"]),
+    "REMOVED in work.finish": ("remove", ["write REMOVED after"]),
     "asked in journal.__init__": ("noted", ["write started after", "write asked before"]),
     "asked in runs._end": ("asked to make room", ["write asked after"]),
     "adoption in runs._take_over": ("", ["write SUBMITTED before", "write adoption after"]),
@@ -94,7 +94,7 @@ def goes_wrong(aws: LocalAws, home: Path, write: str, case: Case, number: int) -
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("writes", nargs="*", default=list(WRITES), help="such as 'SUBMITTED in runs._submitted' (default: all)")
+    parser.add_argument("writes", nargs="*", default=list(WRITES), help="such as 'SUBMITTED in work._submitted' (default: all)")
     survivors, began, writes = 0, time.monotonic(), parser.parse_args().writes
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gahp-mutate-", ignore_cleanup_errors=True)))

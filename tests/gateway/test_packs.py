@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from gahp.batch import BatchJob, Throttled
-from gahp.gateway import packs, rebuild, runs
+from gahp.gateway import packs, rebuild, runs, work
 from gahp.gateway.parents import Parents
 from gahp.journal import Journal
 from gahp.model import JobReport, JobRequest, JobState, Refused, Transient
@@ -85,7 +85,7 @@ def test_the_array_that_arrives_late_all_the_same_is_ended_child_by_child(world)
     world.batch.lost = ["before"]
     many = add_all(world)
     submitted(world, many)
-    world.runs._parents._good_for_s = 0.0
+    world.runs._work._parents._good_for_s = 0.0
     late = many[0].earlier.rpartition(":")[0]
     world.batch.jobs["late"] = BatchJob(id="late", name=late, status="PENDING")
     for index, run in enumerate(many):
@@ -240,7 +240,7 @@ def test_one_that_cannot_be_staged_takes_nobody_with_it(world, monkeypatch):
 
 def test_memory_for_what_waits_to_be_packed_is_bounded(world, monkeypatch):
     monkeypatch.setattr(packs, "_MOST_HELD", 12)
-    monkeypatch.setattr(runs, "_NO_ROOM_S", 0.01)
+    monkeypatch.setattr(work, "_NO_ROOM_S", 0.01)
     world.sandbox.fail_pack = [Transient("S3 is away")] * 1_000_000
     many = add_all(world, 10)
     world.until(lambda: len(world.sandbox.fail_pack) < 999_990)

@@ -1165,13 +1165,13 @@ def test_a_job_that_never_fits_is_held_with_the_reason_also_by_who_finds_it_ende
     """As the next GAHP does, when this one dies between TerminateJob and its last write."""
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
-    finish = world.runs._finish
+    finish = world.runs._work.finish
 
     def fail(*arguments):
-        monkeypatch.setattr(world.runs, "_finish", finish)
+        monkeypatch.setattr(world.runs._work, "finish", finish)
         raise trouble
 
-    monkeypatch.setattr(world.runs, "_finish", fail)
+    monkeypatch.setattr(world.runs._work, "finish", fail)
     why = "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - The job asks for more than any host has."
     world.batch.set("id-1-0-a", status="RUNNABLE", status_reason=why)
     world.until(lambda: run.state.final)
