@@ -6,26 +6,23 @@ thing is begun.
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import dataclasses
 import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from typing import Any
 
 from gahp import story
-from gahp.batch import BULK, Batch, BatchJob
+from gahp.batch import Batch
 from gahp.gateway.attention import PERIOD_S, passed_over
-from gahp.gateway.follow import Followed, Follower
-from gahp.gateway.live import Live, Lives, answer, ended_before
+from gahp.gateway.ending import Ending
+from gahp.gateway.follow import Follower
+from gahp.gateway.live import Live, Lives, ended_before
+from gahp.gateway.news import News
 from gahp.gateway.packer import Packer
 from gahp.gateway.packs import Packs
 from gahp.gateway.steps import Step
-from gahp.gateway.sweep import split
-from gahp.gateway.telling import has_news, of_batch
-from gahp.gateway.verdict import ended_by_somebody, held, removed
+from gahp.gateway.verdict import held, removed
 from gahp.gateway.wishes import Wishes
 from gahp.gateway.work import Work
 from gahp.journal import Journal, JournalProblem
@@ -38,8 +35,6 @@ from gahp.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
 
-# A job that DescribeJobs does not show is given up only when it stays away: a new job may not be visible everywhere at once.
-FORGOTTEN_AFTER_S = 60.0
 _ADOPT_EVERY_S = 2.0
 _FORGET_EVERY_S = 6 * 3600.0
 _CLEAN_FIRST_S = 2.0
@@ -92,22 +87,6 @@ class Runs:
             let_go=self._let_go,
             clock=clock,
         )
-        self._work = Work(
-            journal,
-            sandbox,
-            batch,
-            self._packs,
-            self._lives,
-            packing=self._packer.packs,
-            lookup_settle_s=lookup_settle_s,
-            make_room=self._make_room,
-            doubt=lambda job_id: self._follower.doubt(job_id),  # noqa: PLW0108  it is made below
-            clock=clock,
-        )
-        self._to_end: collections.deque[Live] = collections.deque()
-        self._by_id: dict[str, Live] = {}  # of those that Batch was last asked about
-        self._forgot = float("-inf")
-        self._before: set[str] = set()  # who was live when it began
         ending = Lane("terminate", 4)
         local = Lane("local", 1)
         self._lanes = {
@@ -120,14 +99,39 @@ class Runs:
             Step.DROP: local,
             Step.SUSPEND: local,
         }
+        self._work = Work(
+            journal,
+            sandbox,
+            batch,
+            self._packs,
+            self._lives,
+            packing=self._packer.packs,
+            lookup_settle_s=lookup_settle_s,
+            make_room=self._make_room,
+            doubt=lambda job_id: self._follower.doubt(job_id),  # noqa: PLW0108  it is made below
+            clock=clock,
+        )
+        self._forgot = float("-inf")
+        self._before: set[str] = set()  # who was live when it began
         self._adopting = Lane("adopt", 1)
+        self._news = News(
+            journal,
+            self._work,
+            self._lives,
+            ending=ending,
+            local=local,
+            go_on=self._go_on,
+            let_go=self._let_go,
+            clock=clock,
+        )
         self._follower = Follower(
             batch,
             interval_s=poll_interval_s,
-            followed=self._followed,
-            tell=self._look_at,
+            followed=self._news.followed,
+            tell=self._news.look_at,
             late_s=self._lanes[Step.COLLECT].late_s,
         )
+        self._ending = Ending(batch, self._follower, self._lives, lane=ending, begin=self._begin, done=self._done)
 
     def start(self) -> None:
         """Take over what earlier GAHPs left and begin to follow all runs."""
@@ -194,7 +198,7 @@ class Runs:
         with self._lock:
             step = live.step
         if step is Step.TERMINATE:
-            self._lanes[step].put(lambda: self._end_soon(live), delay)
+            self._lanes[step].put(lambda: self._ending.end(live), delay)
         elif step is Step.STAGE:
             self._go_on_staging(live, delay)
         elif step is not None:
@@ -280,7 +284,7 @@ class Runs:
             self._over(live)
             return
         if news is not None:
-            self._look_at([news])
+            self._news.look_at([news])
         self._go_on(live, 0.0 if again else delay)
 
     def _tell_trouble(self, live: Live, step: Step, error: Transient) -> None:
@@ -302,66 +306,12 @@ class Runs:
         elif step is Step.CANCEL:
             with self._lock:
                 if run.wanted is Wanted.HOLD:  # and it has not been removed meanwhile
-                    self._not_held(live, error)
+                    self._news.not_held(live, error)
             return None
         elif step is Step.TERMINATE:
             self._lives.answer(live, error, Wanted.REMOVE)
         live.tries += 1
         return backoff(live.tries + 3)
-
-    def _end_soon(self, live: Live) -> None:
-        """Those that are to end while a call is under way are ended together by the next one."""
-        with self._lock:
-            self._to_end.append(live)
-        self._lanes[Step.TERMINATE].put(self._end_some)
-
-    def _end_some(self) -> None:
-        lives: list[Live] = []
-        while len(lives) < BULK:
-            with self._lock:
-                live = self._to_end.popleft() if self._to_end else None
-            if live is None:
-                break
-            if self._begin(live, Step.TERMINATE):
-                lives.append(live)
-        if not lives:
-            return
-        failed: dict[str, Exception] = {}
-        try:
-            rest = self._end_whole(lives) if len(lives) == BULK else lives
-            failed.update(self._batch.terminate_many([live.run.native_id for live in rest], "Removed by HTCondor"))
-        except Exception as error:
-            failed = dict.fromkeys((live.run.native_id for live in lives), error)
-        for live in lives:
-            native_id = live.run.native_id
-            trouble = failed.get(native_id)
-            if trouble is None:
-                log.info("%s: AWS Batch ends %s", live.run.name, native_id)
-                live.ending_asked = True
-                self._lives.answer(live, None, Wanted.REMOVE)
-            self._done(live, Step.TERMINATE, None, trouble)
-
-    def _end_whole(self, lives: list[Live]) -> list[Live]:
-        """End arrays of which nothing is wanted any more by their parents: one call each. What is left of `lives`; the children
-        of such an array that wait for their turn join `lives`."""
-        with self._lock:
-            # A step that ended has brought in some whose removal is not on disk yet.
-            waiting = [live for live in self._to_end if not live.unrecorded]
-        ids = {live.run.native_id for live in (*lives, *waiting)}
-        ended = {parent for parent in {split(live.run.native_id)[0] for live in lives} if self._follower.whole(parent, ids)}
-        if ended:
-            with self._lock:
-                ended -= {split(live.run.native_id)[0] for live in self._lives.by_name.values() if _may_run(live)}
-        rest = [live for live in lives if split(live.run.native_id)[0] not in ended]
-        if ended:
-            with self._lock:  # with those that have come since
-                theirs = [live for live in self._to_end if split(live.run.native_id)[0] in ended]
-                self._to_end = collections.deque(live for live in self._to_end if split(live.run.native_id)[0] not in ended)
-            lives += (live for live in theirs if self._begin(live, Step.TERMINATE))
-            for parent in ended:
-                log.info("all of the array %s is ended", parent)
-                self._batch.terminate(parent, "Removed by HTCondor")
-        return rest
 
     def _over(self, live: Live) -> None:
         run, report = live.run, live.run.report
@@ -458,122 +408,6 @@ class Runs:
     def follower(self) -> Follower:
         """Where events about jobs are to be told."""
         return self._follower
-
-    def _sweep(self) -> None:
-        self._follower.round()
-
-    def _followed(self) -> Followed:
-        """What Batch is asked about."""
-        with self._lock:
-            self._by_id = {
-                live.run.native_id: live for live in self._lives.by_name.values() if live.run.state is RunState.SUBMITTED
-            }
-            closely = {native_id for native_id, live in self._by_id.items() if live.run.wanted is Wanted.HOLD}
-            unwanted = {native_id for native_id, live in self._by_id.items() if live.run.wanted is Wanted.REMOVE}
-            return Followed({native_id: live.run.queue for native_id, live in self._by_id.items()}, closely, unwanted)
-
-    def _look_at(self, news: list[tuple[str, BatchJob | None]]) -> None:
-        for native_id, job in news:
-            with self._lock:
-                live = self._by_id.get(native_id)
-                # What was asked before a hold and resume is no answer about the job that runs now.
-                if live is None or live.run.state is not RunState.SUBMITTED or live.run.native_id != native_id:
-                    continue
-                if live.busy:
-                    # Events come in any order, and an end is told once.
-                    if live.news is None or live.news[0] != native_id or live.news[1] is None or not live.news[1].over:
-                        live.news = (native_id, job)
-                    continue
-                self._take_in(live, job)
-            self._go_on(live)
-
-    def _take_in(self, live: Live, job: BatchJob | None) -> None:
-        """What one answer of DescribeJobs means for a run. Holds the lock."""
-        run = live.run
-        if job is None:
-            now = time.monotonic()
-            live.missing_since = live.missing_since or now
-            if now - live.missing_since > FORGOTTEN_AFTER_S:
-                live.job = None
-                self._ended(live)
-            return
-        live.missing_since = 0.0
-        if job.attempts is None and live.job is not None and live.job.attempts:
-            # A row of a list does not say so.
-            job = dataclasses.replace(job, attempts=live.job.attempts, worker=live.job.worker)
-        before, live.job = live.job, job
-        if job.over:
-            self._ended(live)
-        elif job.running != run.started:
-            # A run whose host went away is idle again until its next attempt runs.
-            self._journal.update(run, news=of_batch(job, self._clock()), started=job.running)
-        elif has_news(before, job, started=run.started):
-            self._journal.update(run, news=of_batch(job, self._clock()))
-        # An event may be late, of an attempt before the one that CancelJob has ended; a run that is to be held is described at
-        # each look.
-        if job.described and run.wanted is Wanted.HOLD and job.status in ("STARTING", "RUNNING"):
-            live.ending_asked = False
-            self._not_held(
-                live, Refused(f"The job {run.job_id} has started on AWS Batch and cannot be held there: remove it instead.")
-            )
-        if job.never_fits and run.wanted is Wanted.RUN and not live.busy:
-            live.busy = True
-            self._lanes[Step.TERMINATE].put(lambda: self._give_up(live, job))
-
-    def _give_up(self, live: Live, job: BatchJob) -> None:
-        try:
-            self._work.give_up(live, job)
-        except (Transient, Refused) as error:
-            log.warning("%s: cannot be ended: %s", live.run.name, error)
-        finally:
-            self._let_go(live)
-
-    def _ended(self, live: Live) -> None:
-        """The container is over, or Batch has forgotten it. Holds the lock."""
-        run, job = live.run, live.job
-        if run.wanted is Wanted.REMOVE:
-            self._journal.update(run, state=RunState.COLLECTING)  # whence it is dropped
-        elif run.wanted is Wanted.HOLD and job is not None and ended_by_somebody(job) and (job.cancelled or not job.started):
-            # One whose host went away has been started once, and is cancelled before it starts again.
-            if run.sends > 1:
-                live.busy = True
-                self._lanes[Step.SUSPEND].put(lambda: self._suspend_sent(live))
-            else:
-                self._suspended(live)
-        else:
-            self._not_held(live, ended_before(run), state=RunState.COLLECTING)
-
-    def _not_held(self, live: Live, refusal: Refused, **changes: Any) -> None:
-        """It runs on, or is over: nobody waits for its hold any more. Holds the lock."""
-        waiting = live.take_waiters(Wanted.HOLD)
-        # Who is told so must not find it held by the next GAHP: the wish is taken back before.
-        written = self._journal.update(live.run, wanted=Wanted.RUN, **changes)
-        after(written, lambda done: answer(waiting, done.exception() or refusal))
-
-    def _suspended(self, live: Live) -> None:
-        # Who is told so resumes it next: by then another GAHP must find it held.
-        written = self._journal.update(live.run, state=RunState.SUSPENDED)
-        after(written, lambda done: self._lives.answer(live, done.exception(), Wanted.HOLD))
-
-    def _suspend_sent(self, live: Live) -> None:
-        """Hold a run that Batch may have had twice: the other one must not outlive this submission."""
-        try:
-            self._work.end_doubles(live.run)
-        except Transient as error:
-            log.warning("%s: held as soon as its other copies are ended: %s", live.run.name, error)
-            self._lanes[Step.SUSPEND].put(lambda: self._suspend_sent(live), backoff(3))
-            return
-        with self._lock:
-            if live.run.wanted is Wanted.HOLD:
-                self._suspended(live)
-            else:
-                self._ended(live)
-        self._let_go(live)
-
-
-def _may_run(live: Live) -> bool:
-    """Whether a run that is wanted is taken for ended, which may turn out to be wrong."""
-    return live.run.state is RunState.COLLECTING and live.run.wanted is not Wanted.REMOVE and not live.proven
 
 
 _HOLD_CODES = {Step.STAGE: HoldCode.TRANSFER_INPUT, Step.COLLECT: HoldCode.TRANSFER_OUTPUT}

@@ -28,6 +28,7 @@ from gahp import journal, server
 from gahp.gateway import runs
 from gahp.gateway.follow import Follower
 from gahp.gateway.gateway import Gateway
+from gahp.gateway.news import News
 from gahp.gateway.runs import Runs
 from gahp.gateway.wishes import Wishes
 from gahp.gateway.work import Work
@@ -50,7 +51,7 @@ FRAIL: dict[str, tuple[Any, str]] = {
     "letting go": (Runs, "_let_go"),
     "queuing": (Lane, "put"),
     "sweeping": (Follower, "round"),
-    "hearing": (Runs, "_look_at"),
+    "hearing": (News, "look_at"),
     "collecting": (Sandbox, "collect"),
     "finishing": (Work, "finish"),
     "removing": (Wishes, "_recorded"),

@@ -33,7 +33,7 @@ WRITES: dict[str, Case] = {
     "SUBMITTING in wishes._revive": ("damaged", ["write SUBMITTED after", "write SUBMITTING after"]),
     "STAGED in wishes._resume": ("suspend", ["SubmitJob 2 after"]),
     "ACCEPTED in wishes._resume": ("suspend early", ["write STAGED after"]),
-    "wanted RUN in runs._not_held": ("refused hold", ["DescribeJobs 20 after"]),
+    "wanted RUN in news.not_held": ("refused hold", ["DescribeJobs 20 after"]),
     "STAGED in work._stage": ("", ["write STAGED after"]),
     "pack SUBMITTING in packs._try_to_send": ("pack", ["SubmitJob after"]),
     "pack ACCEPTED in packs._submit 1": ("throttled pack", ["write pack ACCEPTED after"]),
@@ -46,7 +46,7 @@ WRITES: dict[str, Case] = {
     "SUBMITTED in work._collect": ("twice", ["write SUBMITTED 2 after"]),
     "SUBMITTED in work._described": ("false end", ["write SUBMITTED 2 after"]),
     "SUSPENDED in work._suspend": ("suspend early", ["write SUSPENDED after"]),
-    "SUSPENDED in runs._suspended": ("suspend", ["write SUSPENDED after"]),
+    "SUSPENDED in news._suspended": ("suspend", ["write SUSPENDED after"]),
     "COMPLETED in work.finish": ("", ["write COMPLETED after"]),
     "HELD in work.finish": ("misfit", ["write HELD after"]),
     "REMOVED in work.finish": ("remove", ["write REMOVED after"]),
@@ -57,15 +57,15 @@ WRITES: dict[str, Case] = {
     "heeded in runs._heed": ("passed over", ["write heeded before"]),
     "forgotten in runs._adopt": ("forgotten", ["write COMPLETED after", "write discarded after", "write forgotten after"]),
     "discarded in runs._clean": ("cleaned", ["write COMPLETED after", "write discarded after"]),
-    "started in runs._take_in 1": ("", ["write started after"]),
-    "COLLECTING in runs._ended": ("remove", ["write COLLECTING after"]),
-    "COLLECTING in runs._not_held": ("", ["write COLLECTING after"]),
+    "started in news._take_in 1": ("", ["write started after"]),
+    "COLLECTING in news._ended": ("remove", ["write COLLECTING after"]),
+    "COLLECTING in news.not_held": ("", ["write COLLECTING after"]),
 }
 # What no case can notice, and why that is right.
 HARMLESS = {
     "nothing in gateway._look_around": "It tries whether the disk takes a write, and changes nothing.",
     "news in runs._tell_trouble": "For people who ask why; the program never reads the story of a run.",
-    "news in runs._take_in 2": "The same.",
+    "news in news._take_in 2": "The same.",
     "heeded in runs._adopt": "It makes room: of a run that is over nobody asks what was counted (test_orphans.py).",
 }
 # What is no write of a GAHP's, and the test that notices.

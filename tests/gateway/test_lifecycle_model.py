@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from gahp import config
 from gahp.batch import BatchJob, Unsure
 from gahp.database import to_row
-from gahp.gateway import Gateway, gateway, packs, runs, work
+from gahp.gateway import Gateway, gateway, news, packs, runs, work
 from gahp.journal import Journal, _Write
 from gahp.model import JobRequest, JobState, Refused, Transient
 from gahp.run import RunState, Wanted
@@ -272,6 +272,7 @@ class Lifecycle(RuleBasedStateMachine):
             mock.patch.object(runs, "Lane", StepLane),
             mock.patch.object(packs, "time", clock),
             mock.patch.object(work, "time", clock),
+            mock.patch.object(news, "time", clock),
             mock.patch.object(packs, "Lane", StepLane),
             mock.patch.object(gateway, "Lane", StepLane),
             mock.patch.object(gateway, "check", lambda request, shared: None),
@@ -338,7 +339,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule()
     def sweep(self):
-        self.guarded(self.gahp._runs._sweep)
+        self.guarded(self.gahp._runs.follower.round)
         self.deliver()
         self.revive()
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from gahp.batch import BatchJob, Throttled
-from gahp.gateway import packs, rebuild, runs, work
+from gahp.gateway import news, packs, rebuild, runs, work
 from gahp.gateway.parents import Parents
 from gahp.journal import Journal
 from gahp.model import JobReport, JobRequest, JobState, Refused, Transient
@@ -19,7 +19,7 @@ from tests.gateway.test_runs import World
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    for module in (packs, runs):
+    for module in (packs, runs, news):
         monkeypatch.setattr(module, "backoff", lambda tries: 0.01)
     world = World(tmp_path, pack_size=10_000, pack_quiet_s=0.3, pack_wait_s=5.0)
     yield world

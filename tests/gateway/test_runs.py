@@ -9,7 +9,8 @@ import pytest
 
 from gahp import journal as journal_module
 from gahp.batch import BatchJob, Throttled, Unsure
-from gahp.gateway import runs as module
+from gahp.gateway import news
+from gahp.gateway import runs as runs_module
 from gahp.gateway.attention import PERIOD_S
 from gahp.gateway.runs import Runs
 from gahp.journal import Journal, JournalProblem
@@ -161,7 +162,8 @@ class World:
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "backoff", lambda tries: 0.01)
+    for module in (runs_module, news):
+        monkeypatch.setattr(module, "backoff", lambda tries: 0.01)
     world = World(tmp_path)
     yield world
     world.close()
@@ -424,7 +426,7 @@ def test_staging_is_tried_again_after_a_transient_fault(world):
 
 
 def test_a_job_that_batch_forgot_is_settled_by_its_record(world, monkeypatch):
-    monkeypatch.setattr(module, "FORGOTTEN_AFTER_S", 0.2)
+    monkeypatch.setattr(news, "FORGOTTEN_AFTER_S", 0.2)
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
     world.batch.jobs.clear()
@@ -433,7 +435,7 @@ def test_a_job_that_batch_forgot_is_settled_by_its_record(world, monkeypatch):
 
 
 def test_a_job_that_batch_forgot_without_a_record_is_held(world, monkeypatch):
-    monkeypatch.setattr(module, "FORGOTTEN_AFTER_S", 0.2)
+    monkeypatch.setattr(news, "FORGOTTEN_AFTER_S", 0.2)
     world.sandbox.outcome = None
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
@@ -654,7 +656,7 @@ def test_a_second_copy_that_came_through_late_is_ended_with_the_run(world):
 
 
 def test_finished_runs_are_cleaned_up_in_s3_when_they_have_been_over_for_a_while_and_live_ones_never(world, monkeypatch):
-    monkeypatch.setattr(module, "_CLEAN_EVERY_S", 0.05)
+    monkeypatch.setattr(runs_module, "_CLEAN_EVERY_S", 0.05)
     asked, unasked, live = world.add("1-0-a"), world.add("1-0-b"), world.add("1-0-c")
     world.until(lambda: all(run.state is RunState.SUBMITTED for run in (asked, unasked, live)))
     world.journal.update(asked, confirmed=True)
@@ -686,7 +688,7 @@ def test_a_run_whose_copy_has_the_claim_follows_that_copy(world):
 
 
 def test_what_has_been_claimed_is_not_sent_again_although_batch_lists_it_no_more(world, monkeypatch):
-    monkeypatch.setattr(module, "FORGOTTEN_AFTER_S", 0.2)
+    monkeypatch.setattr(news, "FORGOTTEN_AFTER_S", 0.2)
     world.sandbox.claims[("1-0-a", 0)] = "long-ago"
     run = Run(name="1-0-a", directory="d", digest="", generation=0, queue="q", created=1.0, state=RunState.REBUILT)
     world.journal.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
@@ -765,10 +767,10 @@ def array_of(world, size):
 
 def test_an_array_of_which_nothing_is_wanted_is_ended_by_its_parent(world):
     runs = array_of(world, 200)
-    end_some = world.runs._end_some
-    world.runs._end_some = lambda: None  # as if the limiter had no room meanwhile
+    end_some = world.runs._ending._end_some
+    world.runs._ending._end_some = lambda: None  # as if the limiter had no room meanwhile
     futures = [world.runs.want(run.name, Wanted.REMOVE) for run in runs]
-    world.until(lambda: len(world.runs._to_end) == 200)
+    world.until(lambda: len(world.runs._ending._to_end) == 200)
     end_some()
     for future in futures:
         future.result(20)
@@ -793,7 +795,7 @@ def seems_over(world, monkeypatch, run, job_id):
         raise Transient("S3 cannot be reached")
 
     monkeypatch.setattr(world.sandbox, "collect", unreachable)
-    world.runs._look_at([(job_id, BatchJob(job_id, "", "SUCCEEDED", attempts=None, described=False))])
+    world.runs._news.look_at([(job_id, BatchJob(job_id, "", "SUCCEEDED", attempts=None, described=False))])
     world.until(lambda: run.state is RunState.COLLECTING)
 
 
@@ -810,12 +812,12 @@ def test_a_removal_of_what_only_seems_to_have_ended_ends_it_in_batch(world, monk
 
 def test_an_array_is_not_ended_by_its_parent_while_a_child_that_is_wanted_only_seems_to_have_ended(world, monkeypatch):
     *runs, kept = array_of(world, 51)
-    end_some = world.runs._end_some
-    world.runs._end_some = lambda: None
+    end_some = world.runs._ending._end_some
+    world.runs._ending._end_some = lambda: None
     seems_over(world, monkeypatch, kept, "p:50")
     monkeypatch.setattr(world.runs.follower, "whole", lambda parent, ids: True)
     futures = [world.runs.want(run.name, Wanted.REMOVE) for run in runs]
-    world.until(lambda: len(world.runs._to_end) == 50)
+    world.until(lambda: len(world.runs._ending._to_end) == 50)
     end_some()
     for future in futures:
         future.result(20)
@@ -826,17 +828,17 @@ def test_an_array_is_not_ended_by_its_parent_while_a_child_that_is_wanted_only_s
 def test_an_array_is_not_ended_by_its_parent_before_the_removal_of_each_child_is_on_disk(world, monkeypatch):
     """A removal that comes while a step is under way waits in the same row as those that are recorded."""
     *runs, last = array_of(world, 51)
-    end_some = world.runs._end_some
-    world.runs._end_some = lambda: None
+    end_some = world.runs._ending._end_some
+    world.runs._ending._end_some = lambda: None
     futures = [world.runs.want(run.name, Wanted.REMOVE) for run in runs]
-    world.until(lambda: len(world.runs._to_end) == 50)
+    world.until(lambda: len(world.runs._ending._to_end) == 50)
     room = no_room_for(world, monkeypatch, name=last.name, wanted="REMOVE")
     futures.append(world.runs.want(last.name, Wanted.REMOVE))
     world.runs._let_go(world.runs._lives.by_name[last.name])
-    world.until(lambda: len(world.runs._to_end) == 51)
+    world.until(lambda: len(world.runs._ending._to_end) == 51)
     end_some()
     assert ("terminate", "p") not in world.batch.calls
-    world.runs._end_some = end_some
+    world.runs._ending._end_some = end_some
     room.set()
     for future in futures:
         future.result(20)
@@ -867,7 +869,7 @@ def test_news_that_come_while_a_step_is_under_way_are_not_lost(world):
     world.until(lambda: run.started)
     live = world.runs._lives.by_name[run.name]
     live.busy = True
-    world.runs._look_at([("id-1-0-a", BatchJob("id-1-0-a", "", "SUCCEEDED", started=5.0))])
+    world.runs._news.look_at([("id-1-0-a", BatchJob("id-1-0-a", "", "SUCCEEDED", started=5.0))])
     assert run.state is RunState.SUBMITTED
     world.runs._let_go(live)
     world.until(lambda: run.state is RunState.COMPLETED)
@@ -882,7 +884,7 @@ def test_a_late_event_does_not_hide_the_end_that_came_before_it(world):
     live = world.runs._lives.by_name[run.name]
     live.busy = True
     for status in ("SUCCEEDED", "RUNNING"):
-        world.runs._look_at([("id-1-0-a", BatchJob("id-1-0-a", "", status, started=5.0))])
+        world.runs._news.look_at([("id-1-0-a", BatchJob("id-1-0-a", "", status, started=5.0))])
     assert live.news[1].status == "SUCCEEDED"
     world.runs._let_go(live)
     world.until(lambda: run.state is RunState.COMPLETED)
@@ -912,7 +914,8 @@ def no_room(*_):
 @pytest.mark.parametrize("fault", [Transient("no network"), Refused("AccessDenied")])
 def test_whether_a_second_copy_is_there_is_asked_with_pauses_until_it_is_known(world, monkeypatch, fault, full):
     pauses = []
-    monkeypatch.setattr(module, "backoff", lambda tries: pauses.append(tries) or 0.01)
+    for module in (runs_module, news):
+        monkeypatch.setattr(module, "backoff", lambda tries: pauses.append(tries) or 0.01)
     world.batch.lost = ["before"]
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
@@ -938,14 +941,14 @@ def test_to_ask_again_and_again_for_the_end_of_a_run_leaves_one_question(world):
 
 def test_a_removal_that_comes_while_an_array_is_ended_as_a_whole_is_carried_out_too(world, monkeypatch):
     runs = array_of(world, 51)
-    end_some = world.runs._end_some
-    world.runs._end_some = lambda: None
+    end_some = world.runs._ending._end_some
+    world.runs._ending._end_some = lambda: None
     futures = [world.runs.want(run.name, Wanted.REMOVE) for run in runs[:50]]
-    world.until(lambda: len(world.runs._to_end) == 50)
+    world.until(lambda: len(world.runs._ending._to_end) == 50)
 
     def whole(parent, ids):
         futures.append(world.runs.want(runs[50].name, Wanted.REMOVE))
-        world.until(lambda: len(world.runs._to_end) == 1)
+        world.until(lambda: len(world.runs._ending._to_end) == 1)
         return True
 
     monkeypatch.setattr(world.runs.follower, "whole", whole)
@@ -972,7 +975,8 @@ class Guarded(Future):
 @pytest.mark.parametrize("size", [1, 10_000])
 def test_nobody_waits_for_the_journal_on_its_own_thread_or_with_the_lock(tmp_path, monkeypatch, size):
     """The journal's thread calls back into the runs: one such wait would be the last."""
-    monkeypatch.setattr(module, "backoff", lambda tries: 0.01)
+    for module in (runs_module, news):
+        monkeypatch.setattr(module, "backoff", lambda tries: 0.01)
     monkeypatch.setattr(journal_module, "Future", Guarded)
     monkeypatch.setattr(Guarded, "faults", [])
     world = World(tmp_path, pack_size=size)
@@ -1019,7 +1023,7 @@ def test_nobody_waits_for_the_journal_on_its_own_thread_or_with_the_lock(tmp_pat
 
 
 def test_a_start_at_which_the_disk_fails_half_way_still_goes_on_with_the_runs_that_it_took_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_ADOPT_EVERY_S", 0.05)
+    monkeypatch.setattr(runs_module, "_ADOPT_EVERY_S", 0.05)
     left = Journal(str(tmp_path))
     run = Run(name="1-0-a", directory="d", digest="", generation=0, queue="q", created=1.0)
     left.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
@@ -1183,8 +1187,8 @@ def test_a_job_that_never_fits_is_held_with_the_reason_also_by_who_finds_it_ende
 
 
 def test_finished_runs_are_cleaned_up_batch_after_batch_without_a_pause_between_full_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_CLEAN_AT_ONCE", 2)
-    monkeypatch.setattr(module, "_CLEAN_FIRST_S", 0.0)
+    monkeypatch.setattr(runs_module, "_CLEAN_AT_ONCE", 2)
+    monkeypatch.setattr(runs_module, "_CLEAN_FIRST_S", 0.0)
     left = Journal(str(tmp_path), clock=lambda: 1.0)
     for name in "abcde":
         run = Run(name=name, directory=name, digest="", generation=0, state=RunState.REMOVED, confirmed=True, created=1.0)
@@ -1196,7 +1200,7 @@ def test_finished_runs_are_cleaned_up_batch_after_batch_without_a_pause_between_
 
 
 def test_what_was_over_long_ago_is_forgotten_at_the_start_and_not_after_hours_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_ADOPT_EVERY_S", 0.05)
+    monkeypatch.setattr(runs_module, "_ADOPT_EVERY_S", 0.05)
     left = Journal(str(tmp_path), clock=lambda: 1.0)
     run = Run(name="a", directory="a", digest="", generation=0, state=RunState.REMOVED, discarded=True, created=1.0)
     left.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
