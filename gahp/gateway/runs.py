@@ -10,11 +10,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 
 from gahp import story
 from gahp.batch import Batch
-from gahp.gateway.attention import PERIOD_S, passed_over
 from gahp.gateway.ending import Ending
 from gahp.gateway.follow import Follower
 from gahp.gateway.live import Live, Lives, ended_before
@@ -22,6 +21,7 @@ from gahp.gateway.news import News
 from gahp.gateway.packer import Packer
 from gahp.gateway.packs import Packs
 from gahp.gateway.steps import Step
+from gahp.gateway.upkeep import Upkeep
 from gahp.gateway.verdict import held, removed
 from gahp.gateway.wishes import Wishes
 from gahp.gateway.work import Work
@@ -35,11 +35,8 @@ from gahp.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
 
-_ADOPT_EVERY_S = 2.0
-_FORGET_EVERY_S = 6 * 3600.0
-_CLEAN_FIRST_S = 2.0
-_CLEAN_EVERY_S = 30.0
-_CLEAN_AT_ONCE = 200
+_AGAIN_S = 2.0
+_HOLD_CODES = {Step.STAGE: HoldCode.TRANSFER_INPUT, Step.COLLECT: HoldCode.TRANSFER_OUTPUT}
 
 
 class Runs:
@@ -64,11 +61,6 @@ class Runs:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._journal = journal
-        self._sandbox = sandbox
-        self._batch = batch
-        self._keep_runs_s = keep_runs_s
-        self._keep_sandbox_s = keep_sandbox_s
-        self._cleaning = Lane("clean", 1)
         self._packer: Packer[Live] = Packer(
             size=pack_size, quiet_s=pack_quiet_s, wait_s=pack_wait_s, longest_s=pack_longest_s, clock=time.monotonic
         )
@@ -111,9 +103,18 @@ class Runs:
             doubt=lambda job_id: self._follower.doubt(job_id),  # noqa: PLW0108  it is made below
             clock=clock,
         )
-        self._forgot = float("-inf")
-        self._before: set[str] = set()  # who was live when it began
-        self._adopting = Lane("adopt", 1)
+        self._adopting, self._cleaning = Lane("adopt", 1), Lane("clean", 1)
+        self._upkeep = Upkeep(
+            journal,
+            sandbox,
+            self._lives,
+            adopting=self._adopting,
+            cleaning=self._cleaning,
+            keep_runs_s=keep_runs_s,
+            keep_sandbox_s=keep_sandbox_s,
+            add=self.add,
+            want=self.want,
+        )
         self._news = News(
             journal,
             self._work,
@@ -135,17 +136,8 @@ class Runs:
 
     def start(self) -> None:
         """Take over what earlier GAHPs left and begin to follow all runs."""
-        try:
-            self._take_over()
-        except (Transient, Refused) as error:
-            # What has been taken over is ours from here on, and the rest is looked for again soon.
-            log.warning("the runs of other GAHPs could not all be taken over yet: %s", error)
+        self._upkeep.start()
         self._follower.start()
-        self._adopting.put(self._adopt, _ADOPT_EVERY_S)
-        self._adopting.put(self._heed, PERIOD_S)
-        with self._lock:
-            self._before = set(self._lives.by_name)
-        self._cleaning.put(self._clean, _CLEAN_FIRST_S)
 
     def close(self) -> None:
         """Begin nothing more. What is under way is left to end or to be taken up again from the journal by the next GAHP."""
@@ -174,7 +166,7 @@ class Runs:
         except JournalProblem as error:
             # This one goes on, and so do those that were taken over with it.
             log.warning("%s: whose place it takes is looked up again: %s", run.name, error)
-            self._adopting.put(lambda: self._end_before(run), _ADOPT_EVERY_S)
+            self._adopting.put(lambda: self._end_before(run), _AGAIN_S)
 
     def stands(self, name: str) -> tuple[Run | None, JobReport | None]:
         """A run and how it stands: see Lives."""
@@ -348,66 +340,7 @@ class Runs:
         if self.want(name, Wanted.REMOVE) is None:
             self._journal.ask(name, Wanted.REMOVE)
 
-    # Following Batch
-
-    def _adopt(self) -> None:
-        try:
-            self._take_over()
-            now = time.monotonic()
-            if now - self._forgot >= _FORGET_EVERY_S and self._journal.forget(self._keep_runs_s):
-                self._forgot = now
-        except (Transient, Refused) as error:
-            log.warning("the runs of other GAHPs could not be looked for: %s", error)
-        finally:
-            self._adopting.put(self._adopt, _ADOPT_EVERY_S)
-
-    def _take_over(self) -> None:
-        """Adopt the runs of GAHPs that are no more; hear what other GAHPs of this user want of ours."""
-        for run in self._journal.adopt():
-            log.info("%s: taken over in state %s", run.name, run.state.name)
-            self.add(run)
-        for name, wanted in self._journal.wanted_changes():
-            known = self.get(name)
-            if known is not None and known.wanted is not wanted and known.wanted is not Wanted.REMOVE:
-                with contextlib.suppress(Refused):
-                    self.want(name, wanted)
-
-    def _heed(self) -> None:
-        """Write down, once a period and for many at once, whom HTCondor passes over. If it forgets none, nothing is written."""
-        with self._lock:
-            asked, self._lives.asked = self._lives.asked, set()
-            live = {
-                name: live.run.directory for name, live in self._lives.by_name.items() if live.run.wanted is not Wanted.REMOVE
-            }
-        try:
-            self._journal.heed(asked, passed_over(asked, self._before, live), PERIOD_S)
-        except JournalProblem as error:
-            log.warning("whom HTCondor asks about could not be written down: %s", error)  # a period less
-        finally:
-            self._before = set(live)
-            self._adopting.put(self._heed, PERIOD_S)
-
-    def _clean(self) -> None:
-        """Delete what finished runs have in S3. Whether one is over says the journal; a live run's objects are never touched."""
-        written: list[Future[None]] = []
-        more = False
-        try:
-            littered = self._journal.littered(self._keep_sandbox_s, self._keep_runs_s, _CLEAN_AT_ONCE)
-            names = {run.name for run in littered}
-            packs = {pack for run in littered for pack, _ in run.packs if not self._journal.needed(pack, names)}
-            self._sandbox.discard(*names, *packs)
-            written += [self._journal.update(run, discarded=True) for run in littered]
-            wait(written)
-            more = len(littered) == _CLEAN_AT_ONCE
-        except (Transient, Refused) as error:
-            log.warning("finished runs could not be cleaned up in S3: %s", error)
-        finally:
-            self._cleaning.put(self._clean, 0.0 if more else _CLEAN_EVERY_S)
-
     @property
     def follower(self) -> Follower:
         """Where events about jobs are to be told."""
         return self._follower
-
-
-_HOLD_CODES = {Step.STAGE: HoldCode.TRANSFER_INPUT, Step.COLLECT: HoldCode.TRANSFER_OUTPUT}

@@ -25,7 +25,7 @@ from typing import Any
 import botocore.client
 
 from gahp import journal, server
-from gahp.gateway import runs
+from gahp.gateway import upkeep
 from gahp.gateway.follow import Follower
 from gahp.gateway.gateway import Gateway
 from gahp.gateway.news import News
@@ -119,7 +119,7 @@ def forgetful(transact: Callable[..., None]) -> Callable[..., None]:
 
 def main() -> int:
     journal._Write = writes.placed
-    runs.PERIOD_S = float(os.environ.get("PERIOD") or runs.PERIOD_S)
+    upkeep.PERIOD_S = float(os.environ.get("PERIOD") or upkeep.PERIOD_S)
     if DROP:
         Journal._transact = forgetful(Journal._transact)
     if WRITES:

@@ -52,11 +52,11 @@ WRITES: dict[str, Case] = {
     "REMOVED in work.finish": ("remove", ["write REMOVED after"]),
     "asked in journal.__init__": ("noted", ["write started after", "write asked before"]),
     "asked in runs._end": ("asked to make room", ["write asked after"]),
-    "adoption in runs._take_over": ("", ["write SUBMITTED before", "write adoption after"]),
-    "passed over in runs._heed": ("passed over", ["write passed over before"]),
-    "heeded in runs._heed": ("passed over", ["write heeded before"]),
-    "forgotten in runs._adopt": ("forgotten", ["write COMPLETED after", "write discarded after", "write forgotten after"]),
-    "discarded in runs._clean": ("cleaned", ["write COMPLETED after", "write discarded after"]),
+    "adoption in upkeep._take_over": ("", ["write SUBMITTED before", "write adoption after"]),
+    "passed over in upkeep._heed": ("passed over", ["write passed over before"]),
+    "heeded in upkeep._heed": ("passed over", ["write heeded before"]),
+    "forgotten in upkeep._adopt": ("forgotten", ["write COMPLETED after", "write discarded after", "write forgotten after"]),
+    "discarded in upkeep._clean": ("cleaned", ["write COMPLETED after", "write discarded after"]),
     "started in news._take_in 1": ("", ["write started after"]),
     "COLLECTING in news._ended": ("remove", ["write COLLECTING after"]),
     "COLLECTING in news.not_held": ("", ["write COLLECTING after"]),
@@ -66,7 +66,7 @@ HARMLESS = {
     "nothing in gateway._look_around": "It tries whether the disk takes a write, and changes nothing.",
     "news in runs._tell_trouble": "For people who ask why; the program never reads the story of a run.",
     "news in news._take_in 2": "The same.",
-    "heeded in runs._adopt": "It makes room: of a run that is over nobody asks what was counted (test_orphans.py).",
+    "heeded in upkeep._adopt": "It makes room: of a run that is over nobody asks what was counted (test_orphans.py).",
 }
 # What is no write of a GAHP's, and the test that notices.
 ELSEWHERE = {

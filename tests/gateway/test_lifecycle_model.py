@@ -290,7 +290,7 @@ class Lifecycle(RuleBasedStateMachine):
         while self.gahp is None:
             self.journal = StepJournal(self.directory, self)
             self.gahp = Gateway(self.config, self.journal, self.sandbox, self.batch, clock=lambda: self.now)
-            self.guarded(self.gahp._runs._take_over)
+            self.guarded(self.gahp._runs._upkeep._take_over)
 
     def point(self):
         """A place at which the process may die."""
@@ -345,7 +345,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule()
     def look_for_changes(self):
-        self.guarded(self.gahp._runs._take_over)
+        self.guarded(self.gahp._runs._upkeep._take_over)
         self.revive()
 
     @rule(points=st.integers(0, 6))

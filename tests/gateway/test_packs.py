@@ -260,13 +260,13 @@ def test_a_pack_in_s3_goes_with_the_last_of_its_runs_and_no_earlier(world, monke
         world.batch.set(run.native_id, status="SUCCEEDED", started=5.0)
     world.until(lambda: all(run.state is RunState.COMPLETED for run in many[:2]))
     world.now += 3601
-    world.runs._clean()
+    world.runs._upkeep._clean()
     assert sorted(world.sandbox.discarded) == [many[0].name, many[1].name]
     world.batch.set(many[2].native_id, status="SUCCEEDED", started=5.0)
     world.journal.update(many[2], confirmed=True)
     world.until(lambda: many[2].state is RunState.COMPLETED)
     world.now += 3601
-    world.runs._clean()
+    world.runs._upkeep._clean()
     assert sorted(world.sandbox.discarded[2:]) == sorted([many[2].name, pack])
 
 
