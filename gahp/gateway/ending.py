@@ -30,13 +30,9 @@ class Ending:
         begin: Callable[[Live, Step], bool],
         done: Callable[[Live, Step, float | None, BaseException | None], None],
     ) -> None:
-        self._batch = batch
-        self._follower = follower
-        self._lives = lives
-        self._lock = lives.lock
-        self._lane = lane
-        self._begin = begin
-        self._done = done
+        self._batch, self._follower, self._lane = batch, follower, lane
+        self._lives, self._lock = lives, lives.lock
+        self._begin, self._done = begin, done
         self._to_end: collections.deque[Live] = collections.deque()
 
     def end(self, live: Live) -> None:

@@ -41,15 +41,10 @@ class News:
         let_go: Callable[[Live], None],
         clock: Callable[[], float],
     ) -> None:
-        self._journal = journal
-        self._work = work
-        self._lives = lives
-        self._lock = lives.lock
-        self._ending = ending
-        self._local = local
-        self._go_on = go_on
-        self._let_go = let_go
-        self._clock = clock
+        self._journal, self._work, self._clock = journal, work, clock
+        self._lives, self._lock = lives, lives.lock
+        self._ending, self._local = ending, local
+        self._go_on, self._let_go = go_on, let_go
         self._by_id: dict[str, Live] = {}  # of those that Batch was last asked about
 
     def followed(self) -> Followed:

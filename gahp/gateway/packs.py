@@ -28,7 +28,7 @@ _MOST_HELD = 128 * 1024 * 1024
 
 
 class Packs:
-    """The runs that are staged but for their manifest. Thread-safe; shares `lock` with Runs. `go_on` has a run take its next
+    """The runs that are staged but for their manifest. Thread-safe; shares the `lock` of Lives. `go_on` has a run take its next
     step, `let_go` one that was `busy` here, in so many seconds."""
 
     def __init__(

@@ -29,18 +29,19 @@ from gahp.journal import Journal, JournalProblem
 from gahp.lanes import Lane, after, backoff
 from gahp.limits import Later
 from gahp.metrics import COUNTS
-from gahp.model import HoldCode, JobReport, Refused, Transient
+from gahp.model import HoldCode, Refused, Transient
 from gahp.run import Run, RunState, Wanted
 from gahp.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
 
-_AGAIN_S = 2.0
+_AGAIN_S = 2.0  # for the journal, when it could not be read
 _HOLD_CODES = {Step.STAGE: HoldCode.TRANSFER_INPUT, Step.COLLECT: HoldCode.TRANSFER_OUTPUT}
 
 
 class Runs:
-    """All live runs of this GAHP. Thread-safe; `start` before anything else."""
+    """All live runs of this GAHP. Thread-safe; `start` before anything else. `lives` says how they stand, `wishes` takes what is
+    wanted of them, `follower` hears of events about their jobs."""
 
     def __init__(
         self,
@@ -60,14 +61,13 @@ class Runs:
         pack_longest_s: float = 0.25,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._journal = journal
+        self._journal, self._clock = journal, clock
+        self.lives = Lives()
+        self._lock = self.lives.lock
+        self.wishes = Wishes(journal, self.lives, go_on=self._go_on)
         self._packer: Packer[Live] = Packer(
             size=pack_size, quiet_s=pack_quiet_s, wait_s=pack_wait_s, longest_s=pack_longest_s, clock=time.monotonic
         )
-        self._clock = clock
-        self._lives = Lives()
-        self._lock = self._lives.lock
-        self._wishes = Wishes(journal, self._lives, go_on=self._go_on)
         self._packs = Packs(
             journal,
             sandbox,
@@ -79,8 +79,7 @@ class Runs:
             let_go=self._let_go,
             clock=clock,
         )
-        ending = Lane("terminate", 4)
-        local = Lane("local", 1)
+        ending, local = Lane("terminate", 4), Lane("local", 1)
         self._lanes = {
             Step.STAGE: Lane("stage", transfer_threads),
             Step.SUBMIT: Lane("submit", submit_threads),
@@ -96,52 +95,45 @@ class Runs:
             sandbox,
             batch,
             self._packs,
-            self._lives,
+            self.lives,
             packing=self._packer.packs,
             lookup_settle_s=lookup_settle_s,
             make_room=self._make_room,
-            doubt=lambda job_id: self._follower.doubt(job_id),  # noqa: PLW0108  it is made below
+            doubt=lambda job_id: self.follower.doubt(job_id),  # noqa: PLW0108  it is made below
             clock=clock,
         )
         self._adopting, self._cleaning = Lane("adopt", 1), Lane("clean", 1)
         self._upkeep = Upkeep(
             journal,
             sandbox,
-            self._lives,
+            self.lives,
             adopting=self._adopting,
             cleaning=self._cleaning,
             keep_runs_s=keep_runs_s,
             keep_sandbox_s=keep_sandbox_s,
             add=self.add,
-            want=self.want,
+            want=self.wishes.want,
         )
         self._news = News(
-            journal,
-            self._work,
-            self._lives,
-            ending=ending,
-            local=local,
-            go_on=self._go_on,
-            let_go=self._let_go,
-            clock=clock,
+            journal, self._work, self.lives, ending=ending, local=local, go_on=self._go_on, let_go=self._let_go, clock=clock
         )
-        self._follower = Follower(
+        self.follower = Follower(
             batch,
             interval_s=poll_interval_s,
             followed=self._news.followed,
             tell=self._news.look_at,
             late_s=self._lanes[Step.COLLECT].late_s,
         )
-        self._ending = Ending(batch, self._follower, self._lives, lane=ending, begin=self._begin, done=self._done)
+        self._ending = Ending(batch, self.follower, self.lives, lane=ending, begin=self._begin, done=self._done)
 
     def start(self) -> None:
         """Take over what earlier GAHPs left and begin to follow all runs."""
         self._upkeep.start()
-        self._follower.start()
+        self.follower.start()
 
     def close(self) -> None:
         """Begin nothing more. What is under way is left to end or to be taken up again from the journal by the next GAHP."""
-        self._follower.close()
+        self.follower.close()
         for lane in {*self._lanes.values(), self._cleaning, self._adopting}:
             lane.close()
         self._packs.close()
@@ -155,7 +147,7 @@ class Runs:
         """Follow a run that is in the journal."""
         live = Live(run)
         with self._lock:
-            self._lives.by_name[run.name] = live
+            self.lives.by_name[run.name] = live
         # Also when this run is removed itself before it comes to its turn.
         self._end_before(run)
         self._go_on(live)
@@ -167,22 +159,6 @@ class Runs:
             # This one goes on, and so do those that were taken over with it.
             log.warning("%s: whose place it takes is looked up again: %s", run.name, error)
             self._adopting.put(lambda: self._end_before(run), _AGAIN_S)
-
-    def stands(self, name: str) -> tuple[Run | None, JobReport | None]:
-        """A run and how it stands: see Lives."""
-        return self._lives.stands(name)
-
-    def get(self, name: str) -> Run | None:
-        """The run itself: see Lives."""
-        return self._lives.get(name)
-
-    def want(self, name: str, wanted: Wanted) -> Future[None] | None:
-        """Have a run removed, held or resumed: see Wishes."""
-        return self._wishes.want(name, wanted)
-
-    def revive(self, name: str) -> None:
-        """HTCondor speaks of this run: see Wishes."""
-        self._wishes.revive(name)
 
     # From step to step
 
@@ -301,23 +277,23 @@ class Runs:
                     self._news.not_held(live, error)
             return None
         elif step is Step.TERMINATE:
-            self._lives.answer(live, error, Wanted.REMOVE)
+            self.lives.answer(live, error, Wanted.REMOVE)
         live.tries += 1
         return backoff(live.tries + 3)
 
     def _over(self, live: Live) -> None:
         run, report = live.run, live.run.report
-        if not self._lives.over(live):
+        if not self.lives.over(live):
             return
         log.info("%s: %s%s", run.name, run.state.name, f": {report.hold_reason}" if report and report.hold_reason else "")
         # Whatever it ended as: it cannot be resumed.
-        self._lives.answer(live, ended_before(run), Wanted.HOLD)
-        self._lives.answer(live, None)
+        self.lives.answer(live, ended_before(run), Wanted.HOLD)
+        self.lives.answer(live, None)
 
     def unfinished(self, name: str) -> str:
         """The first run that is not over of the one called `name` and those whose place it and they took; "" if all are."""
         while name:
-            run = self.get(name) or self._journal.find(name)
+            run = self.lives.get(name) or self._journal.find(name)
             if run is None:
                 break
             if not run.state.final:
@@ -334,13 +310,8 @@ class Runs:
 
     def _end(self, name: str) -> None:
         """Have a run ended whose place another takes; asked again and again, so that no death in between is left out."""
-        known = self.get(name)
+        known = self.lives.get(name)
         if known is not None and known.wanted is Wanted.REMOVE:
             return  # it is at it, with pauses of its own
-        if self.want(name, Wanted.REMOVE) is None:
+        if self.wishes.want(name, Wanted.REMOVE) is None:
             self._journal.ask(name, Wanted.REMOVE)
-
-    @property
-    def follower(self) -> Follower:
-        """Where events about jobs are to be told."""
-        return self._follower

@@ -43,16 +43,11 @@ class Upkeep:
         add: Callable[[Run], None],
         want: Callable[[str, Wanted], object],
     ) -> None:
-        self._journal = journal
-        self._sandbox = sandbox
-        self._lives = lives
-        self._lock = lives.lock
-        self._adopting = adopting
-        self._cleaning = cleaning
-        self._keep_runs_s = keep_runs_s
-        self._keep_sandbox_s = keep_sandbox_s
-        self._add = add
-        self._want = want
+        self._journal, self._sandbox = journal, sandbox
+        self._lives, self._lock = lives, lives.lock
+        self._adopting, self._cleaning = adopting, cleaning
+        self._keep_runs_s, self._keep_sandbox_s = keep_runs_s, keep_sandbox_s
+        self._add, self._want = add, want
         self._forgot = float("-inf")
         self._before: set[str] = set()  # who was live when the period began
 

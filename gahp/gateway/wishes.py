@@ -16,10 +16,8 @@ class Wishes:
     """Thread-safe. `go_on` has a run take its next step."""
 
     def __init__(self, journal: Journal, lives: Lives, *, go_on: Callable[[Live], None]) -> None:
-        self._journal = journal
-        self._lives = lives
-        self._lock = lives.lock
-        self._go_on = go_on
+        self._journal, self._go_on = journal, go_on
+        self._lives, self._lock = lives, lives.lock
 
     def want(self, name: str, wanted: Wanted) -> Future[None] | None:
         """Have a run removed, held or resumed. None if it is not live here.

@@ -48,18 +48,12 @@ class Work:
         doubt: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
-        self._journal = journal
-        self._sandbox = sandbox
-        self._batch = batch
-        self._packs = packs
-        self._lives = lives
-        self._lock = lives.lock
-        self._packing = packing
+        self._journal, self._sandbox, self._batch, self._clock = journal, sandbox, batch, clock
+        self._packs, self._packing = packs, packing
+        self._lives, self._lock = lives, lives.lock
+        self._make_room, self._doubt = make_room, doubt
         self._lookup_settle_s = lookup_settle_s
         self._parents = Parents(batch, min(1.0, lookup_settle_s / 4), clock=time.monotonic)
-        self._make_room = make_room
-        self._doubt = doubt
-        self._clock = clock
         self.steps: Mapping[Step, Callable[[Live], _Outcome]] = {
             Step.STAGE: self._stage,
             Step.SUBMIT: self._submit,

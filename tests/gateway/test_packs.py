@@ -72,7 +72,7 @@ def test_a_pack_that_never_arrived_is_packed_anew_without_whoever_is_removed_mea
     many = add_all(world)
     world.until(lambda: world.batch.count("find"))
     first = many[0].pack
-    world.runs.want(many[1].name, Wanted.REMOVE).result(10)
+    world.runs.wishes.want(many[1].name, Wanted.REMOVE).result(10)
     submitted(world, [many[0], many[2]])
     assert many[1].state is RunState.REMOVED
     (second,) = submits(world)
@@ -137,13 +137,13 @@ def test_who_is_removed_or_held_before_the_submit_is_left_out_and_the_manifest_i
     world.sandbox.fail_pack = [Transient("S3 is away")] * 1_000_000
     many = add_all(world, 5)
     world.until(lambda: len(world.sandbox.fail_pack) < 999_999)
-    world.runs.want(many[1].name, Wanted.REMOVE).result(10)
-    world.runs.want(many[3].name, Wanted.HOLD).result(10)
+    world.runs.wishes.want(many[1].name, Wanted.REMOVE).result(10)
+    world.runs.wishes.want(many[3].name, Wanted.HOLD).result(10)
     assert (many[1].state, many[3].state) == (RunState.REMOVED, RunState.SUSPENDED)
     world.sandbox.fail_pack = []
     submitted(world, [many[0], many[2], many[4]])
     assert list(world.sandbox.packs.values()) == [[many[n].name for n in (0, 2, 4)]]
-    world.runs.want(many[3].name, Wanted.RUN).result(10)
+    world.runs.wishes.want(many[3].name, Wanted.RUN).result(10)
     submitted(world, [many[3]])
     assert (many[3].pack, many[3].submission) == ("", 0)
 
@@ -160,7 +160,7 @@ def test_who_is_removed_while_submitjob_is_under_way_is_ended_when_batch_has_it(
     monkeypatch.setattr(world.batch, "submit", slow)
     many = add_all(world)
     assert under_way.wait(10)
-    removal = world.runs.want(many[1].name, Wanted.REMOVE)
+    removal = world.runs.wishes.want(many[1].name, Wanted.REMOVE)
     assert not removal.done()
     go.set()
     removal.result(10)
@@ -173,7 +173,7 @@ def test_who_is_removed_at_the_last_moment_is_not_told_so_and_then_submitted(wor
     removals, told, submit = [], [], world.batch.submit
 
     def removed_now():
-        thread = threading.Thread(target=lambda: removals.append(world.runs.want("1-0-a", Wanted.REMOVE)))
+        thread = threading.Thread(target=lambda: removals.append(world.runs.wishes.want("1-0-a", Wanted.REMOVE)))
         thread.start()
         thread.join(1)
         with contextlib.suppress(IndexError, concurrent.futures.TimeoutError):
