@@ -16,7 +16,8 @@ from typing import Any
 from bench import commands, peers, simulated
 from bench.driver import Gahp, submit_ads
 from bench.report import Found, Row
-from gahp.journal import Journal, Run
+from gahp.journal import Journal
+from gahp.run import Run
 
 FOLLOWED, GROWN, FINISHED, LISTED, ARRAY = 100_000, 1_000_000, 1_000_000, 10_000, 10_000
 _SETTLE_S, _WATCH_S, _LIMIT_S = 5.0, 30.0, 120.0

@@ -15,8 +15,9 @@ import tempfile
 import threading
 import time
 
-from gahp.journal import Journal, Run
+from gahp.journal import Journal
 from gahp.model import JobRequest
+from gahp.run import Run
 from gahp.server import _SWITCH_S
 
 RAMDISK = "/dev/shm"

@@ -32,8 +32,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gahp import story
-from gahp.journal import FILE_NAME, SCHEMA_VERSION, RunState, Wanted, day, is_damage, newer, open_here
+from gahp.database import FILE_NAME, SCHEMA_VERSION, is_damage, newer, open_here
 from gahp.model import JobRequest, Refused, decode_request
+from gahp.run import RunState, Wanted, day
 
 _OVER = "('COMPLETED', 'HELD', 'REMOVED')"
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(:[0-9]{1,5})?")
@@ -330,7 +331,7 @@ def _look(directory: str, look: Callable[[sqlite3.Connection, int], _Rows]) -> _
             return []
         try:
             with contextlib.ExitStack() as stack:
-                if open_here(path):
+                if os.path.realpath(path) in open_here:
                     # To copy the file, or to read it without locks, would take the locks away from who works with it here.
                     place, how = path, "mode=ro&readonly_shm=1"
                 elif before.logged and not before.indexed:

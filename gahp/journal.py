@@ -16,212 +16,42 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
-import enum
 import fcntl
 import functools
-import hashlib
-import hmac
-import json
 import os
 import queue
 import secrets
 import sqlite3
-import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from gahp import story
+from gahp import database, story
 from gahp.lanes import after, mortal
 from gahp.metrics import COUNTS
-from gahp.model import JobReport, JobRequest, Refused, Transient, decode_report, decode_request, encode
+from gahp.model import JobRequest, Refused, Transient, decode_request, encode
+from gahp.run import MOVES, Run, RunState, Wanted
+from gahp.seal import seal
 from gahp.statedir import (
     DAMAGE_FILE,
-    drop_damage,
     drop_removal,
     identity_of,
     if_dead,
     note_damage,
     noted_removals,
     require_local,
-    sync,
     take_lock,
     trouble,
     use,
 )
 
-SCHEMA_VERSION = 4
-APPLICATION_ID = 0x41574247  # "AWBG"
-FILE_NAME = "journal.sqlite"
 _TRY_AGAIN_S = 0.5
 _END_S = 5.0
-
-
-class RunState(enum.Enum):
-    """The steps of a run. What may follow what is in MOVES."""
-
-    ACCEPTED = "ACCEPTED"  # in the journal; the gridmanager has, or will get, the id
-    STAGED = "STAGED"  # manifest and inputs lie in S3
-    SUBMITTING = "SUBMITTING"  # SubmitJob may or may not have reached Batch
-    SUBMITTED = "SUBMITTED"  # Batch has it; native_id is known
-    COLLECTING = "COLLECTING"  # its container has ended; outputs are being brought back
-    SUSPENDED = "SUSPENDED"  # held by BLAH_JOB_HOLD before it started
-    REBUILT = "REBUILT"  # found in S3 after the journal was lost; goes on when HTCondor speaks of it
-    COMPLETED = "COMPLETED"
-    HELD = "HELD"
-    REMOVED = "REMOVED"
-
-    @property
-    def final(self) -> bool:
-        return not MOVES[self]
-
-
-MOVES: dict[RunState, frozenset[RunState]] = {
-    # Straight to SUBMITTING: in a pack.
-    RunState.ACCEPTED: frozenset({RunState.STAGED, RunState.SUBMITTING, RunState.SUSPENDED, RunState.HELD, RunState.REMOVED}),
-    RunState.STAGED: frozenset({RunState.SUBMITTING, RunState.SUSPENDED, RunState.HELD, RunState.REMOVED}),
-    # Back to ACCEPTED: its pack was not made, and it is packed anew with whom it finds then.
-    RunState.SUBMITTING: frozenset({RunState.ACCEPTED, RunState.STAGED, RunState.SUBMITTED, RunState.HELD, RunState.REMOVED}),
-    RunState.SUBMITTED: frozenset({RunState.COLLECTING, RunState.SUSPENDED, RunState.HELD, RunState.REMOVED}),
-    RunState.COLLECTING: frozenset({RunState.SUBMITTED, RunState.COMPLETED, RunState.HELD, RunState.REMOVED}),
-    RunState.SUSPENDED: frozenset({RunState.ACCEPTED, RunState.STAGED, RunState.REMOVED}),
-    RunState.REBUILT: frozenset({RunState.SUBMITTING, RunState.REMOVED}),
-    RunState.COMPLETED: frozenset(),
-    RunState.HELD: frozenset(),
-    RunState.REMOVED: frozenset(),
-}
-
-
-class Wanted(enum.Enum):
-    """What HTCondor wants of a run."""
-
-    RUN = "RUN"
-    HOLD = "HOLD"
-    REMOVE = "REMOVE"
-
-
-@dataclasses.dataclass(slots=True)
-class Run:
-    """One row, without its request: that is read when it is needed (`Journal.request`), so that many runs fit in memory."""
-
-    name: str
-    directory: str
-    digest: str
-    generation: int
-    state: RunState = RunState.ACCEPTED
-    wanted: Wanted = Wanted.RUN
-    submission: int = 0
-    native_id: str = ""
-    queue: str = ""
-    sent: float = 0.0
-    started: bool = False
-    confirmed: bool = False
-    predecessor: str = ""
-    report: JobReport | None = None
-    owner: str = ""
-    created: float = 0.0
-    sends: int = 0  # SubmitJob calls that may have arrived, of this submission
-    discarded: bool = False  # its objects in S3 are gone
-    pack: str = ""  # the name of the array job that it is a child of, and of the manifest that it shares; "": a single job
-    child: int = 0  # its index there
-    earlier: str = ""  # PACK:CHILD for each array job that it was sent in before and that was not seen, blanks between
-
-    @property
-    def job_id(self) -> str:
-        """What BLAH_JOB_SUBMIT answered: awsbatch/YYYYMMDD/RUN, the day in UTC."""
-        return f"awsbatch/{day(self.created)}/{self.name}"
-
-    @property
-    def batch_name(self) -> str:
-        """The name of the Batch job: unique for each submission."""
-        return self.name if self.submission == 0 else f"{self.name}-{self.submission}"
-
-    @property
-    def packs(self) -> list[tuple[str, int]]:
-        """Name and index of every array job that it was or may have been sent in, the present one last."""
-        earlier = (entry.rpartition(":") for entry in self.earlier.split())
-        return [(name, int(index)) for name, _, index in earlier] + [(self.pack, self.child)] * bool(self.pack)
-
-
-_COLUMNS = tuple(field.name for field in dataclasses.fields(Run))
-# The same for many runs: one copy in memory for all of a large journal's.
-_SHARED = {"owner", "queue", "pack"}
-# Seconds for which HTCondor has passed a run over while it asked about others. Not a column of the run: many are written at once.
-_UNASKED = "CREATE TABLE unasked (name TEXT PRIMARY KEY, seconds REAL NOT NULL) WITHOUT ROWID;"
-_SCHEMA = f"""
-CREATE TABLE runs (
-    name TEXT PRIMARY KEY, directory TEXT NOT NULL, digest TEXT NOT NULL, generation INTEGER NOT NULL, state TEXT NOT NULL,
-    wanted TEXT NOT NULL, submission INTEGER NOT NULL, native_id TEXT NOT NULL, queue TEXT NOT NULL, sent REAL NOT NULL,
-    started INTEGER NOT NULL, confirmed INTEGER NOT NULL, predecessor TEXT NOT NULL, report TEXT, owner TEXT NOT NULL,
-    created REAL NOT NULL, sends INTEGER NOT NULL, discarded INTEGER NOT NULL, changed REAL NOT NULL, request TEXT NOT NULL,
-    asked TEXT NOT NULL DEFAULT '', pack TEXT NOT NULL DEFAULT '', child INTEGER NOT NULL DEFAULT 0,
-    earlier TEXT NOT NULL DEFAULT '', story TEXT NOT NULL DEFAULT '');
-CREATE UNIQUE INDEX one_generation ON runs (directory, generation) WHERE directory <> '';
-CREATE INDEX live ON runs (owner) WHERE state NOT IN ('COMPLETED', 'HELD', 'REMOVED');
-CREATE INDEX asked ON runs (owner) WHERE asked <> '';
-CREATE INDEX over ON runs (changed) WHERE state IN ('COMPLETED', 'HELD', 'REMOVED');
-CREATE INDEX littered ON runs (changed) WHERE state IN ('COMPLETED', 'HELD', 'REMOVED') AND discarded = 0;
-CREATE INDEX packed ON runs (pack, child) WHERE pack <> '' AND discarded = 0;
-CREATE INDEX packed_before ON runs (name) WHERE earlier <> '' AND discarded = 0;
-{_UNASKED}
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
-# From each version to the next: what a journal needs that an older program wrote.
-_MIGRATIONS = {
-    1: """
-ALTER TABLE runs ADD COLUMN sends INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE runs ADD COLUMN discarded INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE runs ADD COLUMN asked TEXT NOT NULL DEFAULT '';
-DROP INDEX asked;
-CREATE INDEX asked ON runs (owner) WHERE asked <> '';
-CREATE INDEX littered ON runs (changed) WHERE state IN ('COMPLETED', 'HELD', 'REMOVED') AND discarded = 0;
-PRAGMA user_version = 2;
-""",
-    2: """
-ALTER TABLE runs ADD COLUMN pack TEXT NOT NULL DEFAULT '';
-ALTER TABLE runs ADD COLUMN child INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE runs ADD COLUMN earlier TEXT NOT NULL DEFAULT '';
-CREATE INDEX packed ON runs (pack, child) WHERE pack <> '' AND discarded = 0;
-CREATE INDEX packed_before ON runs (name) WHERE earlier <> '' AND discarded = 0;
-ALTER TABLE runs ADD COLUMN story TEXT NOT NULL DEFAULT '';
-PRAGMA user_version = 3;
-""",
-    3: f"{_UNASKED} PRAGMA user_version = 4;",
-}
-_NEW = (*_COLUMNS, "changed", "request", "story")
-_NEW_ROW = f"({', '.join(_NEW)}) VALUES ({', '.join(':' + column for column in _NEW)})"
 # So many requests, each of so many characters at the most, are remembered until they are staged.
 _LATELY, _LATELY_BYTES = 1000, 8192
-_RECORD = ("name", "directory", "digest", "generation", "queue", "predecessor", "created", "submission", "sends")
 _LIVE = "state NOT IN ('COMPLETED', 'HELD', 'REMOVED')"
-_open_here: list[str] = []  # the files of the journals that this process has open
-
-
-def day(when: float) -> str:
-    """YYYYMMDD in UTC of seconds since the epoch."""
-    return _day(int(when // 86400))
-
-
-@functools.lru_cache(maxsize=1000)
-def _day(number: int) -> str:
-    return time.strftime("%Y%m%d", time.gmtime(number * 86400))
-
-
-def _seal(text: str, secret: bytes) -> str:
-    return hmac.new(secret, text.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
-
-
-def opened(record: str, secret: bytes) -> tuple[Run, JobRequest] | None:
-    """Run and request from a record that was sealed with `secret`; None for anybody else's."""
-    seal, _, text = record.partition(" ")
-    if not secret or not hmac.compare_digest(seal.encode("utf-8", "replace"), _seal(text, secret).encode()):
-        return None
-    fields = json.loads(text)
-    request = decode_request(fields.pop("request"))
-    return Run(**fields, state=RunState.REBUILT), request
 
 
 class JournalProblem(Transient):
@@ -234,35 +64,6 @@ class Damaged(Refused):
 
 class Conflict(Exception):
     """Another run of the same JobDirectory and generation was recorded first."""
-
-
-def _to_row(values: dict[str, Any]) -> dict[str, Any]:
-    row = dict(values)
-    for column, value in values.items():
-        if isinstance(value, enum.Enum):
-            row[column] = value.value
-        elif isinstance(value, JobReport):
-            row[column] = encode(value)
-    return row
-
-
-def _new_row(run: Run, request: JobRequest, now: float) -> dict[str, Any]:
-    """All columns of a run that is not in the journal yet, but `asked`."""
-    values = {column: getattr(run, column) for column in _COLUMNS}
-    return {**values, "changed": now, "request": encode(request), "story": story.begin(request, run.state.value, run.created)}
-
-
-def _from_row(row: tuple[Any, ...]) -> Run:
-    values = dict(zip(_COLUMNS, row, strict=True))
-    values["state"] = RunState(values["state"])
-    values["wanted"] = Wanted(values["wanted"])
-    values["started"] = bool(values["started"])
-    values["confirmed"] = bool(values["confirmed"])
-    values["discarded"] = bool(values["discarded"])
-    values["report"] = decode_report(values["report"]) if values["report"] else None
-    for column in _SHARED & values.keys():
-        values[column] = sys.intern(values[column])
-    return Run(**values)
 
 
 def _require_move(run: Run, changes: dict[str, Any]) -> None:
@@ -300,77 +101,6 @@ class _Write(NamedTuple):
     future: Future[None]
 
 
-def connect(path: str) -> sqlite3.Connection:
-    """The database at `path`, made or brought up to date where need be. Raises OSError, sqlite3.Error, or Refused for one of a
-    newer version."""
-    # The file exists with its narrow mode before SQLite, which would make it with the umask's, opens it. One that is there is not
-    # touched: to close any descriptor of it takes all of this process's locks on it away (POSIX), and with them the word that
-    # somebody uses it; whoever closes it next would then delete the log that this process goes on to write.
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.create_function("retell", 2, story.retell, deterministic=True)
-    connection.execute("BEGIN IMMEDIATE")
-    with _ending(connection):
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise newer(os.path.dirname(path), version)
-        while version < SCHEMA_VERSION:
-            for statement in (_MIGRATIONS[version] if version else _SCHEMA).split(";"):
-                connection.execute(statement)
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-    return connection
-
-
-def newer(directory: str, version: int) -> Refused:
-    return Refused(
-        f"The journal in {directory} was written by a newer version of this program (schema {version}, this one knows"
-        f" {SCHEMA_VERSION}): use that version."
-    )
-
-
-def open_here(path: str) -> bool:
-    """Whether this process has the journal at `path` open: then only SQLite may open it, and only with locks (see `connect`)."""
-    return os.path.realpath(path) in _open_here
-
-
-def is_damage(error: Exception) -> bool:
-    """Whether SQLite found the file itself to be wrong (SQLITE_CORRUPT, SQLITE_NOTADB)."""
-    return isinstance(error, sqlite3.DatabaseError) and any(
-        words in str(error) for words in ("malformed", "not a database", "no such table", "no such column")
-    )
-
-
-def replace(directory: str, runs: Iterable[tuple[Run, JobRequest]], now: float) -> str:
-    """Set the damaged database aside and put one with `runs` in its place; the name that the old one has now.
-
-    The caller holds the lock of `use` exclusively. May be repeated from whatever point a death left it at.
-    """
-    path = os.path.join(directory, FILE_NAME)
-    new, aside = f"{path}.new", f"{path}.damaged-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}"
-    for end in ("", "-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new + end)
-    connection = connect(new)
-    connection.execute("BEGIN")
-    with _ending(connection):
-        for run, request in runs:
-            connection.execute(f"INSERT OR IGNORE INTO runs {_NEW_ROW}", _to_row(_new_row(run, request, now)))
-    connection.execute("PRAGMA journal_mode = DELETE")  # all of it in the one file
-    connection.close()
-    with contextlib.suppress(FileNotFoundError):
-        os.link(path, aside)
-    for end in ("-wal", "-shm"):  # a log of the old database must not be played into the new one
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(path + end, aside + end)
-    os.replace(new, path)
-    sync(directory)
-    drop_damage(directory)
-    return aside
-
-
 class Journal:
     """Opens (and makes) the journal in `directory`, and records the removals that are noted beside it.
 
@@ -382,7 +112,7 @@ class Journal:
         self, directory: str, clock: Callable[[], float] = time.time, on_damage: Callable[[str], None] = lambda _: None
     ) -> None:
         self._directory = directory
-        self._path = os.path.join(directory, FILE_NAME)
+        self._path = os.path.join(directory, database.FILE_NAME)
         self._clock = clock
         self._on_damage = on_damage
         self.owner = secrets.token_hex(8)
@@ -404,18 +134,18 @@ class Journal:
                 self._lock = take_lock(self._lock_path(self.owner))
                 undo.callback(os.close, self._lock)
                 undo.callback(os.unlink, self._lock_path(self.owner))
-                self._reader = connect(self._path)
+                self._reader = database.connect(self._path)
                 undo.callback(self._reader.close)
-                self._writer = connect(self._path)
+                self._writer = database.connect(self._path)
             except (OSError, sqlite3.Error) as error:
-                if is_damage(error):
+                if database.is_damage(error):
                     with contextlib.suppress(OSError):  # who makes it anew notes it first, or does not begin
                         note_damage(directory)
                     raise Damaged(f"The journal {self._path} is damaged: {error}.") from error
                 why = trouble(directory, error) if isinstance(error, OSError) else error
                 raise Refused(f"The journal {self._path} cannot be used: {why}. See AWSBATCH_STATE_DIR.") from error
             undo.pop_all()
-        _open_here.append(os.path.realpath(self._path))
+        database.open_here.append(os.path.realpath(self._path))
         self._problem = ""
         self._damaged = False
         self._thread = threading.Thread(target=self._write_all, name="journal", daemon=True)
@@ -437,7 +167,7 @@ class Journal:
         with self._reading:
             self._reader.close()
         self._writer.close()
-        _open_here.remove(os.path.realpath(self._path))
+        database.open_here.remove(os.path.realpath(self._path))
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._lock_path(self.owner))
         os.close(self._lock)
@@ -471,7 +201,7 @@ class Journal:
 
     def _select(self, where: str, parameters: tuple[Any, ...]) -> list[Run]:
         # Row by row: there may be very many.
-        return self._read(f"SELECT {', '.join(_COLUMNS)} FROM runs {where}", parameters, _from_row)
+        return self._read(f"SELECT {', '.join(database.COLUMNS)} FROM runs {where}", parameters, database.from_row)
 
     def _read(self, sql: str, parameters: tuple[Any, ...] = (), make: Callable[[tuple[Any, ...]], Any] = tuple) -> list[Any]:
         try:
@@ -486,7 +216,7 @@ class Journal:
         """Note damage and tell of it, once. What to say as long as it cannot be noted: who opens the file next might find it
         sound. So nobody is told, and with the next error it is tried again."""
         with self._noting:
-            if self._damaged or not is_damage(error):
+            if self._damaged or not database.is_damage(error):
                 return None
             try:
                 note_damage(self._directory)
@@ -509,20 +239,18 @@ class Journal:
         """Record a new run, owned by this GAHP. The future raises Conflict if its generation is taken."""
         COUNTS.add("job_moves", run.state.value.lower())
         run.owner = self.owner
-        values = _new_row(run, request, self._clock())
+        values = database.new_row(run, request, self._clock())
         if len(values["request"]) <= _LATELY_BYTES:
             with self._reading:
                 self._lately[run.name] = request, values["request"]
                 if len(self._lately) > _LATELY:
                     self._lately.popitem(last=False)
-        return self._write(f"INSERT INTO runs {_NEW_ROW}", values, keep=False)
+        return self._write(f"INSERT INTO runs {database.NEW_ROW}", values, keep=False)
 
     def sealed(self, run: Run, request: JobRequest) -> str:
         """What goes into S3 with a run, for `opened` to make it again: one line, with a seal that only this journal can make."""
-        fields = {column: getattr(run, column) for column in _RECORD}
         known = self._lately.get(run.name)
-        text = json.dumps({**fields, "request": known[1] if known else encode(request)})
-        return f"{_seal(text, self._secret)} {text}"
+        return seal(run, known[1] if known else encode(request), self._secret)
 
     def update(self, run: Run, news: story.News | None = None, **changes: Any) -> Future[None]:
         """Change `run`, in memory now and in the file when the future ends. A move that MOVES does not allow is an error.
@@ -562,7 +290,7 @@ class Journal:
         for run, changes in changed:
             _count(changes)
             sql, values = _update(run.name, changes, None, now)
-            rows.append(_to_row(values))
+            rows.append(database.to_row(values))
         written = self._write(sql or "UPDATE runs SET name = name WHERE 0", rows)
         for run, changes in changed:
             for column, value in changes.items():
@@ -669,14 +397,14 @@ class Journal:
     def check(self) -> None:
         """Raise JournalProblem with a sentence when the journal cannot be written just now."""
         # It has to be a write: what changes no page succeeds on a full disk. To set this number to what it is dirties the first.
-        self._write(f"PRAGMA application_id = {APPLICATION_ID}", {}, keep=False).result()
+        self._write(f"PRAGMA application_id = {database.APPLICATION_ID}", {}, keep=False).result()
         if self._problem:
             raise JournalProblem(self._problem)
 
     def _write(self, sql: str, values: dict[str, Any] | list[dict[str, Any]], *, keep: bool = True) -> Future[None]:
-        """`values`: one row, or many that `_to_row` has been over already."""
+        """`values`: one row, or many that `to_row` has been over already."""
         future: Future[None] = Future()
-        self._writes.put(_Write(sql, values if isinstance(values, list) else _to_row(values), keep, future))
+        self._writes.put(_Write(sql, values if isinstance(values, list) else database.to_row(values), keep, future))
         return future
 
     @mortal()
@@ -733,7 +461,7 @@ class Journal:
 
     def _transact(self, group: Iterable[_Write]) -> None:
         self._writer.execute("BEGIN IMMEDIATE")
-        with _ending(self._writer):
+        with database.ending(self._writer):
             for write in group:
                 if isinstance(write.values, list):
                     self._writer.executemany(write.sql, write.values)
@@ -742,15 +470,3 @@ class Journal:
 
     def _lock_path(self, owner: str) -> str:
         return os.path.join(self._directory, f"owner-{owner}.lock")
-
-
-@contextlib.contextmanager
-def _ending(connection: sqlite3.Connection) -> Iterator[None]:
-    """Commit what was begun, or roll it back if anything went wrong."""
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise

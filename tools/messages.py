@@ -26,7 +26,7 @@ PLACES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "`condor_q -hold` shows them. `condor_release` runs the job again.",
         (
             "gahp/gateway/verdict.py",
-            "gahp/gateway/runs.py",
+            "gahp/gateway/work.py",
             "gahp/sandbox/outcome.py",
             "gahp/sandbox/tarstream.py",
             "gahp/sandbox/place.py",
@@ -63,7 +63,7 @@ PLACES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "The journal",
         "Answers to BLAH_PING and BLAH_JOB_SUBMIT, and AWSBATCH_LOG.",
-        ("gahp/journal.py", "gahp/statedir.py", "gahp/gateway/rebuild.py"),
+        ("gahp/journal.py", "gahp/database.py", "gahp/statedir.py", "gahp/gateway/rebuild.py"),
     ),
     (
         "Answers to status, cancel, hold, resume and proxies",

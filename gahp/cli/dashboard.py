@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from gahp.cli import screen, views
 from gahp.cli.explain import printable
 from gahp.history import History
-from gahp.journal import RunState
+from gahp.run import RunState
 
 # A line is pieces of text, each with a style of gahp.cli.screen ("" for none).
 Piece = tuple[str, str]

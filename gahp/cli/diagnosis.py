@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 
 from gahp.batch.insight import Environment, Line, Queue
 from gahp.history import History
-from gahp.journal import RunState, Wanted
 from gahp.model import HoldCode
+from gahp.run import RunState, Wanted
 
 _LONG_START_S = 900.0
 _LONG_STAGE_S = 60.0

@@ -17,8 +17,8 @@ from gahp import history
 from gahp.cli import views
 from gahp.cli.explain import printable
 from gahp.history import History
-from gahp.journal import RunState
 from gahp.model import JobRequest, Refused, Transient, one_line, to_bytes, to_text
+from gahp.run import RunState
 
 SUMMARY = "show what a job wrote: live from CloudWatch while it runs, from its files or S3 when it has ended"
 

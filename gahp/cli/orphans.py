@@ -17,8 +17,9 @@ from typing import NamedTuple
 from gahp import config, history
 from gahp.batch import Batch, BatchJob
 from gahp.cli.explain import printable
-from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
+from gahp.journal import Journal, JournalProblem
 from gahp.model import Refused
+from gahp.run import Run, RunState, Wanted
 from gahp.sandbox import Sandbox
 from gahp.site import clients, limiter
 

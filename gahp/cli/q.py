@@ -14,8 +14,8 @@ from typing import Any
 from gahp.cli import screen, views
 from gahp.cli.explain import printable
 from gahp.history import History, read
-from gahp.journal import RunState
 from gahp.model import JobState, Refused
+from gahp.run import RunState
 
 SUMMARY = "list jobs: HTCondor's id, DAG node, state and since when, attempt, resources, queue, host"
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NewType
 from gahp import config, history
 from gahp.config import Config
 from gahp.history import History
-from gahp.journal import RunState, Wanted
 from gahp.model import Refused, Transient
+from gahp.run import RunState, Wanted
 
 if TYPE_CHECKING:
     from gahp.batch import Batch, BatchJob

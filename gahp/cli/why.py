@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from gahp.cli import diagnosis, screen, views
 from gahp.cli.explain import printable
 from gahp.history import History
-from gahp.journal import RunState
 from gahp.model import Refused, Transient
+from gahp.run import RunState
 
 if TYPE_CHECKING:
     from gahp.batch import Batch

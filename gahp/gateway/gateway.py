@@ -22,9 +22,10 @@ from gahp.batch import Batch, CredentialsProblem, EventQueue, check_resources, c
 from gahp.config import Config
 from gahp.gateway.live import report_of
 from gahp.gateway.runs import Runs
-from gahp.journal import Conflict, Journal, JournalProblem, Run, RunState, Wanted
+from gahp.journal import Conflict, Journal, JournalProblem
 from gahp.lanes import Lane, after, backoff
 from gahp.model import JobReport, JobRequest, Refused, Transient
+from gahp.run import Run, RunState, Wanted
 from gahp.sandbox import Sandbox, check
 from gahp.statedir import note_removal
 
@@ -116,13 +117,13 @@ class Gateway:
 
     def at_once(self, job_id: str) -> JobReport | None:
         """How a job stands, where it is live here and its id is confirmed; None: ask `status`."""
-        run, report = self._runs.stands(job_id.rpartition("/")[2])
+        run, report = self._runs.lives.stands(job_id.rpartition("/")[2])
         known = run is not None and run.confirmed and run.job_id == job_id and run.state is not RunState.REBUILT
         return report if known else None
 
     def status(self, job_id: str) -> Future[JobReport]:
         """How a job stands, from memory where it is live here, else from the journal. The first one confirms the id."""
-        run, report = self._runs.stands(job_id.rpartition("/")[2])
+        run, report = self._runs.lives.stands(job_id.rpartition("/")[2])
         if run is None or report is None or run.job_id != job_id or run.state is RunState.REBUILT:
             return self._in_lane(self._accept, lambda: self._look(job_id))
         if run.confirmed:
@@ -230,7 +231,7 @@ class Gateway:
         if earlier is not None and not earlier.confirmed and earlier.digest == request.digest:
             # The gridmanager never learnt the id, or it would have asked about it: the same submit, sent again.
             log.info("%s: submitted again before its id was known; the same run goes on", earlier.name)
-            self._runs.revive(earlier.name)
+            self._runs.wishes.revive(earlier.name)
             return earlier.job_id
         run = Run(
             name=run_name(request),
@@ -257,10 +258,10 @@ class Gateway:
     def _known(self, job_id: str) -> Run:
         """The run of a job id, confirmed: whoever names an id has learnt it."""
         name = job_id.rpartition("/")[2]
-        run = self._runs.get(name) or self._journal.find(name)
+        run = self._runs.lives.get(name) or self._journal.find(name)
         if run is None or run.job_id != job_id:
             raise Refused(f"There is no job {job_id} in this user's journal ({self._config.state_dir}).")
-        self._runs.revive(run.name)
+        self._runs.wishes.revive(run.name)
         if not run.confirmed:
             # On disk before the answer, unless the disk is full: then it is written when it can be, and the client need not wait.
             with contextlib.suppress(concurrent.futures.TimeoutError):
@@ -269,7 +270,7 @@ class Gateway:
 
     def _look(self, job_id: str) -> JobReport:
         run = self._known(job_id)
-        _, report = self._runs.stands(run.name)
+        _, report = self._runs.lives.stands(run.name)
         if report is not None:
             return report
         # Over, or followed by another GAHP of this user that is about to end: the journal has what it recorded.
@@ -301,7 +302,7 @@ class Gateway:
     def _try_want(self, job_id: str, wanted: Wanted, done: Future[None], until: float) -> None:
         try:
             run = self._known(job_id)
-            taken = self._runs.want(run.name, wanted)
+            taken = self._runs.wishes.want(run.name, wanted)
             if taken is not None:
                 after(taken, lambda future: _answer(done, future.exception()))
                 return

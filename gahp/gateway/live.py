@@ -1,15 +1,20 @@
-"""A run that is not over, as this process works on it, and how it stands."""
+"""The runs that are not over, as this process works on them: how each stands, who waits for it, and the lock that all share."""
 
 from __future__ import annotations
 
+import collections
+import threading
 from concurrent.futures import Future
 
 from gahp.batch import BatchJob
 from gahp.gateway.packer import Part
 from gahp.gateway.steps import Step, next_step
 from gahp.gateway.verdict import held
-from gahp.journal import Run, RunState, Wanted
-from gahp.model import HoldCode, JobReport, JobState
+from gahp.model import HoldCode, JobReport, JobState, Refused
+from gahp.run import Run, RunState, Wanted
+
+# The gridmanager asks about an ended job once or twice more: so many are remembered to answer that without the journal.
+_LATELY = 5000
 
 
 class Live:
@@ -65,6 +70,65 @@ class Live:
             memory_mib=job.memory_mib,
             worker=job.worker,
         )
+
+    def take_waiters(self, wanted: Wanted | None) -> list[Future[None]]:
+        """Those who wait for `wanted`, or for anything at all, and wait no more. With the lock held."""
+        taken = [future for what, future in self.waiters if wanted in (None, what)]
+        self.waiters = tuple(waiter for waiter in self.waiters if waiter[1] not in taken)
+        return taken
+
+
+class Lives:
+    """All of them by name, and those that ended lately. Thread-safe; `lock` guards what is in each Live as well."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.by_name: dict[str, Live] = {}
+        self.asked: set[str] = set()  # about whom HTCondor has asked in this period
+        self._lately: collections.OrderedDict[str, Run] = collections.OrderedDict()
+
+    def stands(self, name: str) -> tuple[Run | None, JobReport | None]:
+        """A run and how it stands, from memory, as HTCondor asks; None if it is neither live here nor has ended here lately."""
+        with self.lock:
+            if live := self.by_name.get(name):
+                self.asked.add(name)
+                return live.run, live.report()
+            over = self._lately.get(name)
+            return over, over.report if over else None
+
+    def get(self, name: str) -> Run | None:
+        """The run itself, if it is live here or has ended here lately."""
+        with self.lock:
+            live = self.by_name.get(name)
+            return live.run if live else self._lately.get(name)
+
+    def over(self, live: Live) -> bool:
+        """It is live no more. False if it was not."""
+        with self.lock:
+            if self.by_name.pop(live.run.name, None) is None:
+                return False
+            self._lately[live.run.name] = live.run
+            if len(self._lately) > _LATELY:
+                self._lately.popitem(last=False)
+            return True
+
+    def answer(self, live: Live, error: BaseException | None, wanted: Wanted | None = None) -> None:
+        """Tell those who wait for `wanted`, or for anything at all."""
+        with self.lock:
+            waiting = live.take_waiters(wanted)
+        answer(waiting, error)
+
+
+def answer(waiting: list[Future[None]], error: BaseException | None) -> None:
+    for future in waiting:
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+
+def ended_before(run: Run) -> Refused:
+    return Refused(f"The job {run.job_id} has ended and cannot be held.")
 
 
 def report_of(run: Run) -> JobReport:

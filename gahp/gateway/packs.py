@@ -14,10 +14,11 @@ from collections.abc import Callable
 from gahp.batch import Batch, Unsure
 from gahp.gateway.live import Live
 from gahp.gateway.packer import Group, Packer, Part
-from gahp.journal import Journal, RunState, Wanted
+from gahp.journal import Journal
 from gahp.lanes import Lane, backoff
 from gahp.limits import Later
 from gahp.model import JobRequest, Refused, Transient
+from gahp.run import RunState, Wanted
 from gahp.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ _MOST_HELD = 128 * 1024 * 1024
 
 
 class Packs:
-    """The runs that are staged but for their manifest. Thread-safe; shares `lock` with Runs. `go_on` has a run take its next
+    """The runs that are staged but for their manifest. Thread-safe; shares the `lock` of Lives. `go_on` has a run take its next
     step, `let_go` one that was `busy` here, in so many seconds."""
 
     def __init__(

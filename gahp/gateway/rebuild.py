@@ -15,9 +15,11 @@ import re
 import time
 
 from gahp.batch import Batch
-from gahp.journal import Run, opened, replace
+from gahp.database import replace
 from gahp.model import JobRequest
+from gahp.run import Run
 from gahp.sandbox import Sandbox
+from gahp.seal import opened
 from gahp.statedir import identity_of, note_damage, use
 
 log = logging.getLogger(__name__)

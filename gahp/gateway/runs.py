@@ -6,55 +6,42 @@ thing is begun.
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import dataclasses
 import logging
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
-from typing import Any, Union
+from concurrent.futures import Future
 
 from gahp import story
-from gahp.batch import BULK, Batch, BatchJob, Unsure, shape
-from gahp.gateway.attention import PERIOD_S, passed_over
-from gahp.gateway.follow import Followed, Follower
-from gahp.gateway.live import Live
-from gahp.gateway.packer import Packer, Part
+from gahp.batch import Batch
+from gahp.gateway.ending import Ending
+from gahp.gateway.follow import Follower
+from gahp.gateway.live import Live, Lives, ended_before
+from gahp.gateway.news import News
+from gahp.gateway.packer import Packer
 from gahp.gateway.packs import Packs
-from gahp.gateway.parents import Parents
 from gahp.gateway.steps import Step
-from gahp.gateway.sweep import split
-from gahp.gateway.telling import has_news, of_batch, of_record
-from gahp.gateway.verdict import decide, ended_by_somebody, held, removed
-from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
+from gahp.gateway.upkeep import Upkeep
+from gahp.gateway.verdict import held, removed
+from gahp.gateway.wishes import Wishes
+from gahp.gateway.work import Work
+from gahp.journal import Journal, JournalProblem
 from gahp.lanes import Lane, after, backoff
 from gahp.limits import Later
 from gahp.metrics import COUNTS
-from gahp.model import HoldCode, JobReport, JobState, Refused, Transient
-from gahp.sandbox import Outcome, Sandbox
+from gahp.model import HoldCode, Refused, Transient
+from gahp.run import Run, RunState, Wanted
+from gahp.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
 
-# A job that DescribeJobs does not show is given up only when it stays away: a new job may not be visible everywhere at once.
-FORGOTTEN_AFTER_S = 60.0
-_ADOPT_EVERY_S = 2.0
-# The gridmanager asks about an ended job once or twice more: so many are remembered to answer that without the journal.
-_LATELY = 5000
-_FORGET_EVERY_S = 6 * 3600.0
-_CLEAN_FIRST_S = 2.0
-_CLEAN_EVERY_S = 30.0
-_CLEAN_AT_ONCE = 200
-_NO_ROOM_S = 0.25
-
-
-# What a step leaves: in how many seconds it is to be tried again, None for what comes next at once, or when it is on disk.
-_Outcome = Union[float, None, "Future[None]"]
+_AGAIN_S = 2.0  # for the journal, when it could not be read
+_HOLD_CODES = {Step.STAGE: HoldCode.TRANSFER_INPUT, Step.COLLECT: HoldCode.TRANSFER_OUTPUT}
 
 
 class Runs:
-    """All live runs of this GAHP. Thread-safe; `start` before anything else."""
+    """All live runs of this GAHP. Thread-safe; `start` before anything else. `lives` says how they stand, `wishes` takes what is
+    wanted of them, `follower` hears of events about their jobs."""
 
     def __init__(
         self,
@@ -74,19 +61,13 @@ class Runs:
         pack_longest_s: float = 0.25,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._journal = journal
-        self._sandbox = sandbox
-        self._batch = batch
-        self._lookup_settle_s = lookup_settle_s
-        self._keep_runs_s = keep_runs_s
-        self._keep_sandbox_s = keep_sandbox_s
-        self._cleaning = Lane("clean", 1)
+        self._journal, self._clock = journal, clock
+        self.lives = Lives()
+        self._lock = self.lives.lock
+        self.wishes = Wishes(journal, self.lives, go_on=self._go_on)
         self._packer: Packer[Live] = Packer(
             size=pack_size, quiet_s=pack_quiet_s, wait_s=pack_wait_s, longest_s=pack_longest_s, clock=time.monotonic
         )
-        self._parents = Parents(batch, min(1.0, lookup_settle_s / 4), clock=time.monotonic)
-        self._clock = clock
-        self._lock = threading.RLock()
         self._packs = Packs(
             journal,
             sandbox,
@@ -98,15 +79,7 @@ class Runs:
             let_go=self._let_go,
             clock=clock,
         )
-        self._live: dict[str, Live] = {}
-        self._to_end: collections.deque[Live] = collections.deque()
-        self._by_id: dict[str, Live] = {}  # of those that Batch was last asked about
-        self._lately: collections.OrderedDict[str, Run] = collections.OrderedDict()
-        self._forgot = float("-inf")
-        self._asked: set[str] = set()  # about whom in this period
-        self._before: set[str] = set()  # who was live when it began
-        ending = Lane("terminate", 4)
-        local = Lane("local", 1)
+        ending, local = Lane("terminate", 4), Lane("local", 1)
         self._lanes = {
             Step.STAGE: Lane("stage", transfer_threads),
             Step.SUBMIT: Lane("submit", submit_threads),
@@ -117,41 +90,50 @@ class Runs:
             Step.DROP: local,
             Step.SUSPEND: local,
         }
-        self._steps: dict[Step, Callable[[Live], _Outcome]] = {
-            Step.STAGE: self._stage,
-            Step.SUBMIT: self._submit,
-            Step.LOOK_UP: self._look_up,
-            Step.CANCEL: self._cancel,
-            Step.COLLECT: self._collect,
-            Step.DROP: self._drop,
-            Step.SUSPEND: self._suspend,
-        }
-        self._adopting = Lane("adopt", 1)
-        self._follower = Follower(
+        self._work = Work(
+            journal,
+            sandbox,
+            batch,
+            self._packs,
+            self.lives,
+            packing=self._packer.packs,
+            lookup_settle_s=lookup_settle_s,
+            make_room=self._make_room,
+            doubt=lambda job_id: self.follower.doubt(job_id),  # noqa: PLW0108  it is made below
+            clock=clock,
+        )
+        self._adopting, self._cleaning = Lane("adopt", 1), Lane("clean", 1)
+        self._upkeep = Upkeep(
+            journal,
+            sandbox,
+            self.lives,
+            adopting=self._adopting,
+            cleaning=self._cleaning,
+            keep_runs_s=keep_runs_s,
+            keep_sandbox_s=keep_sandbox_s,
+            add=self.add,
+            want=self.wishes.want,
+        )
+        self._news = News(
+            journal, self._work, self.lives, ending=ending, local=local, go_on=self._go_on, let_go=self._let_go, clock=clock
+        )
+        self.follower = Follower(
             batch,
             interval_s=poll_interval_s,
-            followed=self._followed,
-            tell=self._look_at,
+            followed=self._news.followed,
+            tell=self._news.look_at,
             late_s=self._lanes[Step.COLLECT].late_s,
         )
+        self._ending = Ending(batch, self.follower, self.lives, lane=ending, begin=self._begin, done=self._done)
 
     def start(self) -> None:
         """Take over what earlier GAHPs left and begin to follow all runs."""
-        try:
-            self._take_over()
-        except (Transient, Refused) as error:
-            # What has been taken over is ours from here on, and the rest is looked for again soon.
-            log.warning("the runs of other GAHPs could not all be taken over yet: %s", error)
-        self._follower.start()
-        self._adopting.put(self._adopt, _ADOPT_EVERY_S)
-        self._adopting.put(self._heed, PERIOD_S)
-        with self._lock:
-            self._before = set(self._live)
-        self._cleaning.put(self._clean, _CLEAN_FIRST_S)
+        self._upkeep.start()
+        self.follower.start()
 
     def close(self) -> None:
         """Begin nothing more. What is under way is left to end or to be taken up again from the journal by the next GAHP."""
-        self._follower.close()
+        self.follower.close()
         for lane in {*self._lanes.values(), self._cleaning, self._adopting}:
             lane.close()
         self._packs.close()
@@ -165,132 +147,18 @@ class Runs:
         """Follow a run that is in the journal."""
         live = Live(run)
         with self._lock:
-            self._live[run.name] = live
+            self.lives.by_name[run.name] = live
         # Also when this run is removed itself before it comes to its turn.
         self._end_before(run)
         self._go_on(live)
 
     def _end_before(self, run: Run) -> None:
         try:
-            if before := self.unfinished(run.predecessor):
-                self._end(before)
+            self._make_room(run)
         except JournalProblem as error:
             # This one goes on, and so do those that were taken over with it.
             log.warning("%s: whose place it takes is looked up again: %s", run.name, error)
-            self._adopting.put(lambda: self._end_before(run), _ADOPT_EVERY_S)
-
-    def stands(self, name: str) -> tuple[Run | None, JobReport | None]:
-        """A run and how it stands, from memory, as HTCondor asks; None if it is neither live here nor has ended here lately."""
-        with self._lock:
-            if live := self._live.get(name):
-                self._asked.add(name)
-                return live.run, live.report()
-            over = self._lately.get(name)
-            return over, over.report if over else None
-
-    def get(self, name: str) -> Run | None:
-        """The run itself, if it is live here or has ended here lately."""
-        with self._lock:
-            live = self._live.get(name)
-            return live.run if live else self._lately.get(name)
-
-    def count(self) -> int:
-        """How many runs are live here."""
-        with self._lock:
-            return len(self._live)
-
-    def want(self, name: str, wanted: Wanted) -> Future[None] | None:
-        """Have a run removed, held or resumed. None if it is not live here.
-
-        The future ends when Batch has taken the removal, when the hold has come about (or Refused: it runs already), when the
-        resumed run is on its way. It is recorded before anything is done.
-        """
-        done: Future[None] = Future()
-        with self._lock:
-            live = self._live.get(name)
-            if live is None:
-                return None
-            self._revive(live)
-            run = live.run
-            if wanted is Wanted.HOLD and run.started:
-                raise Refused(f"The job {run.job_id} has started on AWS Batch and cannot be held there: remove it instead.")
-            if wanted is Wanted.RUN:
-                resumed = self._resume(live)
-                after(resumed, lambda written: self._resumed(live, written, done))
-                return done
-            if wanted is Wanted.HOLD and (run.wanted is Wanted.REMOVE or run.state is RunState.COLLECTING):
-                raise Refused(f"The job {run.job_id} is ending and cannot be held.")
-            if wanted is Wanted.HOLD and run.state is RunState.SUSPENDED:
-                raise Refused(f"The job {run.job_id} is held already.")
-            if wanted is Wanted.REMOVE and live.ending_asked and run.wanted is Wanted.REMOVE:
-                done.set_result(None)
-                return done
-            live.waiters += ((wanted, done),)
-            live.tries = 0
-            if run.wanted is not wanted:
-                # A CancelJob that Batch has taken for a hold is no TerminateJob.
-                live.ending_asked = False
-            live.wish = recorded = self._journal.update(run, wanted=wanted, confirmed=True)
-        after(recorded, lambda written: self._recorded(live, written))
-        return done
-
-    def revive(self, name: str) -> None:
-        """HTCondor speaks of this run, live here or elsewhere: if it was found in S3 only, it goes on now."""
-        with self._lock:
-            self._asked.add(name)
-            live = self._live.get(name)
-            if live is not None:
-                self._revive(live)
-
-    def _revive(self, live: Live) -> None:
-        if live.run.state is RunState.REBUILT:
-            self._journal.update(live.run, state=RunState.SUBMITTING)
-            self._go_on(live)
-
-    def _recorded(self, live: Live, written: Future[None]) -> None:
-        error = written.exception()
-        if error is None:
-            with self._lock:
-                run = live.run
-                unsent = run.state is RunState.ACCEPTED and run.wanted is Wanted.REMOVE and not run.sends
-            if unsent:
-                # It will not be submitted any more. Who wants it gone need not wait until the upload of its input is given up.
-                self._answer(live, None, Wanted.REMOVE)
-            self._go_on(live)
-        else:
-            self._answer(live, error)
-
-    def _resumed(self, live: Live, written: Future[None], done: Future[None]) -> None:
-        error = written.exception()
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
-        self._go_on(live)
-
-    def _resume(self, live: Live) -> Future[None]:
-        run = live.run
-        if run.wanted is Wanted.REMOVE:
-            raise Refused(f"The job {run.job_id} is ending and cannot be resumed.")
-        if run.state is not RunState.SUSPENDED:
-            raise Refused(f"The job {run.job_id} is not held.")
-        # What was sent to Batch, or may have been, has its name there: the next submission gets one of its own.
-        used = bool(run.sent or run.sends)
-        # The manifest of a pack is no manifest of this job alone: it is staged again.
-        state = RunState.STAGED if used and not run.packs else RunState.ACCEPTED
-        live.ending_asked = live.alone = False
-        live.job = None
-        return self._journal.update(
-            run,
-            state=state,
-            wanted=Wanted.RUN,
-            submission=run.submission + used,
-            native_id="",
-            sent=0.0,
-            sends=0,
-            started=False,
-            **_unpacked(run),
-        )
+            self._adopting.put(lambda: self._end_before(run), _AGAIN_S)
 
     # From step to step
 
@@ -298,7 +166,7 @@ class Runs:
         with self._lock:
             step = live.step
         if step is Step.TERMINATE:
-            self._lanes[step].put(lambda: self._end_soon(live), delay)
+            self._lanes[step].put(lambda: self._ending.end(live), delay)
         elif step is Step.STAGE:
             self._go_on_staging(live, delay)
         elif step is not None:
@@ -325,7 +193,7 @@ class Runs:
         if not self._begin(live, step):
             return
         try:
-            outcome = self._steps[step](live)
+            outcome = self._work.steps[step](live)
         except Exception as error:
             self._done(live, step, None, error)
             return
@@ -384,7 +252,7 @@ class Runs:
             self._over(live)
             return
         if news is not None:
-            self._look_at([news])
+            self._news.look_at([news])
         self._go_on(live, 0.0 if again else delay)
 
     def _tell_trouble(self, live: Live, step: Step, error: Transient) -> None:
@@ -401,274 +269,31 @@ class Runs:
             if run.wanted is Wanted.REMOVE:
                 state, report = RunState.REMOVED, removed(live.job)
             with contextlib.suppress(Transient):
-                self._finish(live, state, report).result()
+                self._work.finish(live, state, report).result()
                 return None
         elif step is Step.CANCEL:
             with self._lock:
                 if run.wanted is Wanted.HOLD:  # and it has not been removed meanwhile
-                    self._not_held(live, error)
+                    self._news.not_held(live, error)
             return None
         elif step is Step.TERMINATE:
-            self._answer(live, error, Wanted.REMOVE)
+            self.lives.answer(live, error, Wanted.REMOVE)
         live.tries += 1
         return backoff(live.tries + 3)
 
-    def _stage(self, live: Live) -> float | None:
-        """Everything into S3; but for the manifest when the run is to be packed: then the packer has it next."""
-        run = live.run
-        if live.part is None:
-            if before := self.unfinished(run.predecessor):
-                self._end(before)
-                return 0.5
-            if not self._packs.have_room():
-                return _NO_ROOM_S
-            request = self._journal.request(run.name)
-            record = self._journal.sealed(run, request)
-            body = self._sandbox.prepare(run.name, request, record, submission=run.submission, sends=run.sends + 1)
-            self._packs.hold(live, Part(body, shape(request, run.queue)))
-        if live.part is not None and (live.alone or not self._packer.packs):
-            live.alone = True
-            self._sandbox.put(run.name, live.part.body)
-            self._journal.update(run, state=RunState.STAGED).result()
-            self._packs.hold(live, None)
-        return None
-
-    def _submit(self, live: Live) -> float | None:
-        run = live.run
-        if before := self.unfinished(run.predecessor):
-            self._end(before)
-            return 0.5
-        request = self._journal.request(run.name)
-        # The row says SUBMITTING before the call is made: whatever dies now, the next one looks the name up before sending again.
-        self._journal.update(run, state=RunState.SUBMITTING, sent=self._clock(), sends=run.sends + 1).result()
-        environment = {
-            "BATCH_FILE_TYPE": "script",
-            "BATCH_FILE_S3_URL": self._sandbox.manifest_url(run.name),
-            "GAHP_RUN_URL": self._sandbox.run_url(run.name),
-            "GAHP_REGION": self._sandbox.region,
-            "GAHP_SUBMISSION": str(run.submission),
-            "GAHP_JOURNAL": self._journal.identity,
-            "GAHP_SENDS": str(run.sends),
-        }
-        try:
-            native_id = self._batch.submit(request, name=run.batch_name, queue=run.queue, environment=environment)
-        except Unsure as error:
-            log.warning("%s: SubmitJob may have arrived, looking it up: %s", run.name, error)
-            live.unsure_since = time.monotonic()
-            return 0.5
-        except Transient:
-            self._journal.update(run, state=RunState.STAGED, sent=0.0, sends=run.sends - 1)
-            raise
-        self._submitted(live, native_id)
-        return None
-
-    def _look_up(self, live: Live) -> float | None:
-        """Is the run's name listed? If it stays away for the settling time, counted from the last moment at which the request may
-        have been on its way (for what a dead GAHP left: from its taking over), it was not made. No wall clock is asked."""
-        run = live.run
-        asked = time.monotonic()
-        if live.unsure_since is None:
-            live.unsure_since = asked
-        if run.pack:
-            asked, parent = self._parents.find(run.pack, run.queue)
-            native_id = f"{parent}:{run.child}" if parent else ""
-        else:
-            native_id = self._batch.find(run.batch_name, run.queue)
-        if native_id:
-            self._submitted(live, native_id)
-            return None
-        if asked - live.unsure_since < self._lookup_settle_s:
-            return min(1.0, self._lookup_settle_s / 4)
-        with self._lock:
-            if live.unrecorded:
-                return 0.0
-            wanted = run.wanted is Wanted.RUN
-        # What Batch lists no more may have run all the same, long ago. What is not to run must not do so when it comes late.
-        native_id = (self._sandbox.claimant if wanted else self._sandbox.revoke)(run.name, run.submission)
-        if native_id:
-            self._submitted(live, native_id)
-            return None
-        live.unsure_since = None
-        if run.pack:
-            # Who of its members still wants to run is another question: each is staged again, and packed with whom it finds then.
-            self._journal.update(run, state=RunState.ACCEPTED, sent=0.0, **_unpacked(run))
-        else:
-            self._journal.update(run, state=RunState.STAGED, sent=0.0).result()
-        return None
-
-    def _submitted(self, live: Live, native_id: str) -> None:
-        log.info("%s: AWS Batch has it as %s", live.run.name, native_id)
-        live.unsure_since = None
-        self._journal.update(live.run, state=RunState.SUBMITTED, native_id=native_id)
-
-    def _end_soon(self, live: Live) -> None:
-        """Those that are to end while a call is under way are ended together by the next one."""
-        with self._lock:
-            self._to_end.append(live)
-        self._lanes[Step.TERMINATE].put(self._end_some)
-
-    def _end_some(self) -> None:
-        lives: list[Live] = []
-        while len(lives) < BULK:
-            with self._lock:
-                live = self._to_end.popleft() if self._to_end else None
-            if live is None:
-                break
-            if self._begin(live, Step.TERMINATE):
-                lives.append(live)
-        if not lives:
-            return
-        failed: dict[str, Exception] = {}
-        try:
-            rest = self._end_whole(lives) if len(lives) == BULK else lives
-            failed.update(self._batch.terminate_many([live.run.native_id for live in rest], "Removed by HTCondor"))
-        except Exception as error:
-            failed = dict.fromkeys((live.run.native_id for live in lives), error)
-        for live in lives:
-            native_id = live.run.native_id
-            trouble = failed.get(native_id)
-            if trouble is None:
-                log.info("%s: AWS Batch ends %s", live.run.name, native_id)
-                live.ending_asked = True
-                self._answer(live, None, Wanted.REMOVE)
-            self._done(live, Step.TERMINATE, None, trouble)
-
-    def _end_whole(self, lives: list[Live]) -> list[Live]:
-        """End arrays of which nothing is wanted any more by their parents: one call each. What is left of `lives`; the children
-        of such an array that wait for their turn join `lives`."""
-        with self._lock:
-            # A step that ended has brought in some whose removal is not on disk yet.
-            waiting = [live for live in self._to_end if not live.unrecorded]
-        ids = {live.run.native_id for live in (*lives, *waiting)}
-        ended = {parent for parent in {split(live.run.native_id)[0] for live in lives} if self._follower.whole(parent, ids)}
-        if ended:
-            with self._lock:
-                ended -= {split(live.run.native_id)[0] for live in self._live.values() if _may_run(live)}
-        rest = [live for live in lives if split(live.run.native_id)[0] not in ended]
-        if ended:
-            with self._lock:  # with those that have come since
-                theirs = [live for live in self._to_end if split(live.run.native_id)[0] in ended]
-                self._to_end = collections.deque(live for live in self._to_end if split(live.run.native_id)[0] not in ended)
-            lives += (live for live in theirs if self._begin(live, Step.TERMINATE))
-            for parent in ended:
-                log.info("all of the array %s is ended", parent)
-                self._batch.terminate(parent, "Removed by HTCondor")
-        return rest
-
-    def _cancel(self, live: Live) -> None:
-        self._batch.cancel(live.run.native_id, "Held by HTCondor")
-        with self._lock:
-            # Not for a removal that has come meanwhile: that asks for more.
-            live.ending_asked = live.run.wanted is Wanted.HOLD
-
-    def _collect(self, live: Live) -> _Outcome:
-        run, job = live.run, live.job
-        if job is None or (not job.described and (job.status == "FAILED" or job.attempts)):
-            job = self._described(live)
-        if live.run.state is not RunState.COLLECTING:
-            return None
-        if job is not None and ended_by_somebody(job) and job.status_reason.startswith(_NEVER):
-            return self._never(live, job.status_reason.removeprefix(_NEVER))
-        if job is not None and ended_by_somebody(job):
-            return self._finish(live, RunState.REMOVED, removed(job))
-        request = self._journal.request(run.name)
-        outcome = self._sandbox.collect(run.name, run.submission, request, lambda found: self._is_last(live, found))
-        if live.run.state is not RunState.COLLECTING:
-            return None
-        job = live.job
-        if outcome is None:
-            claimant = self._sandbox.claimant(run.name, run.submission)
-            if claimant not in ("", run.native_id):
-                log.warning("%s: AWS Batch had it twice, and %s runs it: followed from now on", run.name, claimant)
-                live.job = None
-                self._journal.update(run, state=RunState.SUBMITTED, native_id=claimant, started=False)
-                return None
-            if job is not None and not job.described:
-                # What a list or an event has told needs no proof where the result is there.
-                job = self._described(live)
-                if live.run.state is not RunState.COLLECTING:
-                    return None
-        report = decide(request, job, outcome)
-        return self._finish(live, RunState.COMPLETED if report.state is JobState.COMPLETED else RunState.HELD, report, outcome)
-
-    def _is_last(self, live: Live, outcome: Outcome) -> bool:
-        """An attempt that was told to end, as when its host goes away, leaves what it has; if Batch has begun another since, that
-        one's word counts, or Batch's."""
-        job = live.job
-        if outcome.terminated and job is not None and job.attempts is None:
-            job = self._described(live)
-        return not (outcome.terminated and job is not None and (job.attempts or 0) > outcome.attempt)
-
-    def _described(self, live: Live) -> BatchJob | None:
-        """What DescribeJobs says of a run that is said to have ended; if that is not so, it is followed again."""
-        run = live.run
-        job = next((jobs.get(run.native_id) for _, jobs in self._batch.describe([run.native_id])), None)
-        if job is not None and not job.over:
-            log.warning("%s: AWS Batch had it as ended, and it is %s: followed again", run.name, job.status)
-            self._follower.doubt(run.native_id)
-            self._journal.update(run, state=RunState.SUBMITTED)
-        live.job = job
-        return job
-
-    def _drop(self, live: Live) -> _Outcome:
-        return self._finish(live, RunState.REMOVED, removed(live.job))
-
-    def _suspend(self, live: Live) -> None:
-        self._end_doubles(live.run)
-        self._packs.hold(live, None)
-        self._journal.update(live.run, state=RunState.SUSPENDED).result()
-        self._answer(live, None, Wanted.HOLD)  # a removal that has come meanwhile may not be on disk yet
-
-    def _end_doubles(self, run: Run) -> None:
-        """Before a submission is over: what else came of it is ended in Batch, and what may still come finds its claim taken.
-
-        More may have come, or may come at any time, where SubmitJob was sent again because the name stayed unlisted, or was not
-        seen to arrive at all. Raises Transient only: a refusal says nothing about how the run ended, and what may be running is
-        not given up for it.
-        """
-        if run.sends <= bool(run.native_id):
-            return
-        try:
-            doubles = {f"{parent}:{child}" for pack, child in run.packs if (parent := self._parents.find(pack, run.queue)[1])}
-            doubles |= {job_id for name, job_id in self._batch.named(run.batch_name, run.queue) if name == run.batch_name}
-            doubles.add(self._sandbox.revoke(run.name, run.submission))
-            for job_id in sorted(doubles - {"", run.native_id}):
-                log.warning("%s: AWS Batch had it besides, ending %s", run.name, job_id)
-                self._batch.terminate(job_id, "Submitted twice")
-        except Refused as error:
-            raise Transient(str(error)) from error
-
-    def _finish(self, live: Live, state: RunState, report: JobReport, outcome: Outcome | None = None) -> Future[None]:
-        """The end of a run: on disk before anybody is told, so that it is told the same for ever. Who has others to collect need
-        not wait until it is; who lets go of the run tells."""
-        self._end_doubles(live.run)
-        self._packs.hold(live, None)
-        news = {**(of_batch(live.job, self._clock()) if live.job else {}), **of_record(outcome)}
-        return self._journal.record(live.run, news=news, report=report, state=state)
-
     def _over(self, live: Live) -> None:
         run, report = live.run, live.run.report
-        with self._lock:
-            if self._live.pop(run.name, None) is None:
-                return
-            self._lately[run.name] = run
-            if len(self._lately) > _LATELY:
-                self._lately.popitem(last=False)
+        if not self.lives.over(live):
+            return
         log.info("%s: %s%s", run.name, run.state.name, f": {report.hold_reason}" if report and report.hold_reason else "")
         # Whatever it ended as: it cannot be resumed.
-        self._answer(live, _ended_before(run), Wanted.HOLD)
-        self._answer(live, None)
-
-    def _answer(self, live: Live, error: BaseException | None, wanted: Wanted | None = None) -> None:
-        """Tell those who wait for `wanted`, or for anything at all."""
-        with self._lock:
-            waiting = _take_waiters(live, wanted)
-        _tell(waiting, error)
+        self.lives.answer(live, ended_before(run), Wanted.HOLD)
+        self.lives.answer(live, None)
 
     def unfinished(self, name: str) -> str:
         """The first run that is not over of the one called `name` and those whose place it and they took; "" if all are."""
         while name:
-            run = self.get(name) or self._journal.find(name)
+            run = self.lives.get(name) or self._journal.find(name)
             if run is None:
                 break
             if not run.state.final:
@@ -676,219 +301,17 @@ class Runs:
             name = run.predecessor
         return ""
 
+    def _make_room(self, run: Run) -> bool:
+        """Whether the run whose place this one takes is not over yet; then that is ended."""
+        before = self.unfinished(run.predecessor)
+        if before:
+            self._end(before)
+        return bool(before)
+
     def _end(self, name: str) -> None:
         """Have a run ended whose place another takes; asked again and again, so that no death in between is left out."""
-        known = self.get(name)
+        known = self.lives.get(name)
         if known is not None and known.wanted is Wanted.REMOVE:
             return  # it is at it, with pauses of its own
-        if self.want(name, Wanted.REMOVE) is None:
+        if self.wishes.want(name, Wanted.REMOVE) is None:
             self._journal.ask(name, Wanted.REMOVE)
-
-    # Following Batch
-
-    def _adopt(self) -> None:
-        try:
-            self._take_over()
-            now = time.monotonic()
-            if now - self._forgot >= _FORGET_EVERY_S and self._journal.forget(self._keep_runs_s):
-                self._forgot = now
-        except (Transient, Refused) as error:
-            log.warning("the runs of other GAHPs could not be looked for: %s", error)
-        finally:
-            self._adopting.put(self._adopt, _ADOPT_EVERY_S)
-
-    def _take_over(self) -> None:
-        """Adopt the runs of GAHPs that are no more; hear what other GAHPs of this user want of ours."""
-        for run in self._journal.adopt():
-            log.info("%s: taken over in state %s", run.name, run.state.name)
-            self.add(run)
-        for name, wanted in self._journal.wanted_changes():
-            known = self.get(name)
-            if known is not None and known.wanted is not wanted and known.wanted is not Wanted.REMOVE:
-                with contextlib.suppress(Refused):
-                    self.want(name, wanted)
-
-    def _heed(self) -> None:
-        """Write down, once a period and for many at once, whom HTCondor passes over. If it forgets none, nothing is written."""
-        with self._lock:
-            asked, self._asked = self._asked, set()
-            live = {name: live.run.directory for name, live in self._live.items() if live.run.wanted is not Wanted.REMOVE}
-        try:
-            self._journal.heed(asked, passed_over(asked, self._before, live), PERIOD_S)
-        except JournalProblem as error:
-            log.warning("whom HTCondor asks about could not be written down: %s", error)  # a period less
-        finally:
-            self._before = set(live)
-            self._adopting.put(self._heed, PERIOD_S)
-
-    def _clean(self) -> None:
-        """Delete what finished runs have in S3. Whether one is over says the journal; a live run's objects are never touched."""
-        written: list[Future[None]] = []
-        more = False
-        try:
-            littered = self._journal.littered(self._keep_sandbox_s, self._keep_runs_s, _CLEAN_AT_ONCE)
-            names = {run.name for run in littered}
-            packs = {pack for run in littered for pack, _ in run.packs if not self._journal.needed(pack, names)}
-            self._sandbox.discard(*names, *packs)
-            written += [self._journal.update(run, discarded=True) for run in littered]
-            wait(written)
-            more = len(littered) == _CLEAN_AT_ONCE
-        except (Transient, Refused) as error:
-            log.warning("finished runs could not be cleaned up in S3: %s", error)
-        finally:
-            self._cleaning.put(self._clean, 0.0 if more else _CLEAN_EVERY_S)
-
-    @property
-    def follower(self) -> Follower:
-        """Where events about jobs are to be told."""
-        return self._follower
-
-    def _sweep(self) -> None:
-        self._follower.round()
-
-    def _followed(self) -> Followed:
-        """What Batch is asked about."""
-        with self._lock:
-            self._by_id = {live.run.native_id: live for live in self._live.values() if live.run.state is RunState.SUBMITTED}
-            closely = {native_id for native_id, live in self._by_id.items() if live.run.wanted is Wanted.HOLD}
-            unwanted = {native_id for native_id, live in self._by_id.items() if live.run.wanted is Wanted.REMOVE}
-            return Followed({native_id: live.run.queue for native_id, live in self._by_id.items()}, closely, unwanted)
-
-    def _look_at(self, news: list[tuple[str, BatchJob | None]]) -> None:
-        for native_id, job in news:
-            with self._lock:
-                live = self._by_id.get(native_id)
-                # What was asked before a hold and resume is no answer about the job that runs now.
-                if live is None or live.run.state is not RunState.SUBMITTED or live.run.native_id != native_id:
-                    continue
-                if live.busy:
-                    # Events come in any order, and an end is told once.
-                    if live.news is None or live.news[0] != native_id or live.news[1] is None or not live.news[1].over:
-                        live.news = (native_id, job)
-                    continue
-                self._take_in(live, job)
-            self._go_on(live)
-
-    def _take_in(self, live: Live, job: BatchJob | None) -> None:
-        """What one answer of DescribeJobs means for a run. Holds the lock."""
-        run = live.run
-        if job is None:
-            now = time.monotonic()
-            live.missing_since = live.missing_since or now
-            if now - live.missing_since > FORGOTTEN_AFTER_S:
-                live.job = None
-                self._ended(live)
-            return
-        live.missing_since = 0.0
-        if job.attempts is None and live.job is not None and live.job.attempts:
-            # A row of a list does not say so.
-            job = dataclasses.replace(job, attempts=live.job.attempts, worker=live.job.worker)
-        before, live.job = live.job, job
-        if job.over:
-            self._ended(live)
-        elif job.running != run.started:
-            # A run whose host went away is idle again until its next attempt runs.
-            self._journal.update(run, news=of_batch(job, self._clock()), started=job.running)
-        elif has_news(before, job, started=run.started):
-            self._journal.update(run, news=of_batch(job, self._clock()))
-        # An event may be late, of an attempt before the one that CancelJob has ended; a run that is to be held is described at
-        # each look.
-        if job.described and run.wanted is Wanted.HOLD and job.status in ("STARTING", "RUNNING"):
-            live.ending_asked = False
-            self._not_held(
-                live, Refused(f"The job {run.job_id} has started on AWS Batch and cannot be held there: remove it instead.")
-            )
-        if job.never_fits and run.wanted is Wanted.RUN and not live.busy:
-            live.busy = True
-            self._lanes[Step.TERMINATE].put(lambda: self._give_up(live, job))
-
-    def _give_up(self, live: Live, job: BatchJob) -> None:
-        """Batch says that a job will never fit: end it there, then let a person look at what it asks for."""
-        try:
-            why = job.status_reason.rstrip(".")
-            # Whoever finds it ended, this GAHP or the next, reads there why it was.
-            self._batch.terminate(job.id, f"{_NEVER}{why}"[:1000])
-            self._never(live, why).result()
-        except (Transient, Refused) as error:
-            log.warning("%s: cannot be ended: %s", live.run.name, error)
-        finally:
-            self._let_go(live)
-
-    def _never(self, live: Live, why: str) -> Future[None]:
-        reason = f"AWS Batch can never start the job: {why}. Change request_memory, request_cpus or request_gpus."
-        return self._finish(live, RunState.HELD, held(reason, HoldCode.OUT_OF_RESOURCES, live.job))
-
-    def _ended(self, live: Live) -> None:
-        """The container is over, or Batch has forgotten it. Holds the lock."""
-        run, job = live.run, live.job
-        if run.wanted is Wanted.REMOVE:
-            self._journal.update(run, state=RunState.COLLECTING)  # whence it is dropped
-        elif run.wanted is Wanted.HOLD and job is not None and ended_by_somebody(job) and (job.cancelled or not job.started):
-            # One whose host went away has been started once, and is cancelled before it starts again.
-            if run.sends > 1:
-                live.busy = True
-                self._lanes[Step.SUSPEND].put(lambda: self._suspend_sent(live))
-            else:
-                self._suspended(live)
-        else:
-            self._not_held(live, _ended_before(run), state=RunState.COLLECTING)
-
-    def _not_held(self, live: Live, refusal: Refused, **changes: Any) -> None:
-        """It runs on, or is over: nobody waits for its hold any more. Holds the lock."""
-        waiting = _take_waiters(live, Wanted.HOLD)
-        # Who is told so must not find it held by the next GAHP: the wish is taken back before.
-        written = self._journal.update(live.run, wanted=Wanted.RUN, **changes)
-        after(written, lambda done: _tell(waiting, done.exception() or refusal))
-
-    def _suspended(self, live: Live) -> None:
-        # Who is told so resumes it next: by then another GAHP must find it held.
-        written = self._journal.update(live.run, state=RunState.SUSPENDED)
-        after(written, lambda done: self._answer(live, done.exception(), Wanted.HOLD))
-
-    def _suspend_sent(self, live: Live) -> None:
-        """Hold a run that Batch may have had twice: the other one must not outlive this submission."""
-        try:
-            self._end_doubles(live.run)
-        except Transient as error:
-            log.warning("%s: held as soon as its other copies are ended: %s", live.run.name, error)
-            self._lanes[Step.SUSPEND].put(lambda: self._suspend_sent(live), backoff(3))
-            return
-        with self._lock:
-            if live.run.wanted is Wanted.HOLD:
-                self._suspended(live)
-            else:
-                self._ended(live)
-        self._let_go(live)
-
-
-def _may_run(live: Live) -> bool:
-    """Whether a run that is wanted is taken for ended, which may turn out to be wrong."""
-    return live.run.state is RunState.COLLECTING and live.run.wanted is not Wanted.REMOVE and not live.proven
-
-
-def _take_waiters(live: Live, wanted: Wanted | None) -> list[Future[None]]:
-    """Those who wait for `wanted`, or for anything at all, and wait no more. With the lock held."""
-    taken = [future for what, future in live.waiters if wanted in (None, what)]
-    live.waiters = tuple(waiter for waiter in live.waiters if waiter[1] not in taken)
-    return taken
-
-
-def _tell(waiting: list[Future[None]], error: BaseException | None) -> None:
-    for future in waiting:
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
-
-
-def _ended_before(run: Run) -> Refused:
-    return Refused(f"The job {run.job_id} has ended and cannot be held.")
-
-
-def _unpacked(run: Run) -> dict[str, Any]:
-    """What changes in a run that leaves its pack for good."""
-    return {"pack": "", "child": 0, "earlier": " ".join(f"{name}:{child}" for name, child in run.packs)}
-
-
-_NEVER = "It can never run in this compute environment: "
-_HOLD_CODES = {Step.STAGE: HoldCode.TRANSFER_INPUT, Step.COLLECT: HoldCode.TRANSFER_OUTPUT}

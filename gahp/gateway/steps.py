@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from gahp.journal import RunState, Wanted
+from gahp.run import RunState, Wanted
 
 
 class Step(enum.Enum):

@@ -13,8 +13,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from gahp.history import Attempt, History
-from gahp.journal import RunState
 from gahp.report.prices import Prices, cost
+from gahp.run import RunState
 
 PHASES = ("staging", "waiting", "starting", "running", "collecting")
 ABOUT = {

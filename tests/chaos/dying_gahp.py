@@ -4,7 +4,7 @@
     DIE_PASS at which passing of it, from 1
     DIE_HOW  "memory": there it finds no memory instead; then the points of FRAIL count as well
     TRACE    a file that gets a line for each point passed
-    WRITES   a file that gets a line for each kind of journal write that is met, such as "STAGED in runs._stage"
+    WRITES   a file that gets a line for each kind of journal write that is met, such as "STAGED in work._stage"
     PERIOD   how long a period is, in which HTCondor asks about a run or passes it over, in seconds
     DROP     one of these, that never gets to the disk although the program believes it did: a mutant, which must not go
              unnoticed (see mutate.py)
@@ -25,10 +25,13 @@ from typing import Any
 import botocore.client
 
 from gahp import journal, server
-from gahp.gateway import runs
+from gahp.gateway import upkeep
 from gahp.gateway.follow import Follower
 from gahp.gateway.gateway import Gateway
+from gahp.gateway.news import News
 from gahp.gateway.runs import Runs
+from gahp.gateway.wishes import Wishes
+from gahp.gateway.work import Work
 from gahp.journal import Journal
 from gahp.lanes import Lane
 from gahp.protocol import Session
@@ -43,15 +46,15 @@ FRAIL: dict[str, tuple[Any, str]] = {
     "staging": (Sandbox, "prepare"),
     "packing": (Sandbox, "put_pack"),
     "recording": (journal, "_update"),
-    "submitted": (Runs, "_submitted"),
+    "submitted": (Work, "_submitted"),
     "going on": (Runs, "_go_on"),
     "letting go": (Runs, "_let_go"),
     "queuing": (Lane, "put"),
     "sweeping": (Follower, "round"),
-    "hearing": (Runs, "_look_at"),
+    "hearing": (News, "look_at"),
     "collecting": (Sandbox, "collect"),
-    "finishing": (Runs, "_finish"),
-    "removing": (Runs, "_recorded"),
+    "finishing": (Work, "finish"),
+    "removing": (Wishes, "_recorded"),
 }
 MEMORY = os.environ.get("DIE_HOW") == "memory"
 AT, PASS, TRACE = os.environ.get("DIE_AT", ""), int(os.environ.get("DIE_PASS", "1")), os.environ.get("TRACE", "")
@@ -116,7 +119,7 @@ def forgetful(transact: Callable[..., None]) -> Callable[..., None]:
 
 def main() -> int:
     journal._Write = writes.placed
-    runs.PERIOD_S = float(os.environ.get("PERIOD") or runs.PERIOD_S)
+    upkeep.PERIOD_S = float(os.environ.get("PERIOD") or upkeep.PERIOD_S)
     if DROP:
         Journal._transact = forgetful(Journal._transact)
     if WRITES:

@@ -28,45 +28,45 @@ WRITES: dict[str, Case] = {
     "confirmed in gateway.status": ("release", ["write confirmed after"]),
     "confirmed in gateway._known": ("late", ["write confirmed before"]),
     "asked in gateway._try_want": ("asked to end", ["write asked after"]),
-    "wanted REMOVE in runs.want": ("remove early", ["write REMOVED before"]),
-    "wanted HOLD in runs.want": ("suspend", ["write wanted HOLD after"]),
-    "SUBMITTING in runs._revive": ("damaged", ["write SUBMITTED after", "write SUBMITTING after"]),
-    "STAGED in runs._resume": ("suspend", ["SubmitJob 2 after"]),
-    "ACCEPTED in runs._resume": ("suspend early", ["write STAGED after"]),
-    "wanted RUN in runs._not_held": ("refused hold", ["DescribeJobs 20 after"]),
-    "STAGED in runs._stage": ("", ["write STAGED after"]),
+    "wanted REMOVE in wishes.want": ("remove early", ["write REMOVED before"]),
+    "wanted HOLD in wishes.want": ("suspend", ["write wanted HOLD after"]),
+    "SUBMITTING in wishes._revive": ("damaged", ["write SUBMITTED after", "write SUBMITTING after"]),
+    "STAGED in wishes._resume": ("suspend", ["SubmitJob 2 after"]),
+    "ACCEPTED in wishes._resume": ("suspend early", ["write STAGED after"]),
+    "wanted RUN in news.not_held": ("refused hold", ["DescribeJobs 20 after"]),
+    "STAGED in work._stage": ("", ["write STAGED after"]),
     "pack SUBMITTING in packs._try_to_send": ("pack", ["SubmitJob after"]),
     "pack ACCEPTED in packs._submit 1": ("throttled pack", ["write pack ACCEPTED after"]),
     "pack SUBMITTED in packs._submit 2": ("pack", ["write pack SUBMITTED after"]),
-    "SUBMITTING in runs._submit 1": ("", ["SubmitJob after"]),
-    "STAGED in runs._submit 2": ("throttled", ["write STAGED 2 after"]),
-    "ACCEPTED in runs._look_up 1": ("pack", ["write pack SUBMITTING after", "write ACCEPTED 2 after"]),
-    "STAGED in runs._look_up 2": ("", ["write SUBMITTING after", "write STAGED after"]),
-    "SUBMITTED in runs._submitted": ("", ["write SUBMITTED after"]),
-    "SUBMITTED in runs._collect": ("twice", ["write SUBMITTED 2 after"]),
-    "SUBMITTED in runs._described": ("false end", ["write SUBMITTED 2 after"]),
-    "SUSPENDED in runs._suspend": ("suspend early", ["write SUSPENDED after"]),
-    "SUSPENDED in runs._suspended": ("suspend", ["write SUSPENDED after"]),
-    "COMPLETED in runs._finish": ("", ["write COMPLETED after"]),
-    "HELD in runs._finish": ("misfit", ["write HELD after"]),
-    "REMOVED in runs._finish": ("remove", ["write REMOVED after"]),
+    "SUBMITTING in work._submit 1": ("", ["SubmitJob after"]),
+    "STAGED in work._submit 2": ("throttled", ["write STAGED 2 after"]),
+    "ACCEPTED in work._look_up 1": ("pack", ["write pack SUBMITTING after", "write ACCEPTED 2 after"]),
+    "STAGED in work._look_up 2": ("", ["write SUBMITTING after", "write STAGED after"]),
+    "SUBMITTED in work._submitted": ("", ["write SUBMITTED after"]),
+    "SUBMITTED in work._collect": ("twice", ["write SUBMITTED 2 after"]),
+    "SUBMITTED in work._described": ("false end", ["write SUBMITTED 2 after"]),
+    "SUSPENDED in work._suspend": ("suspend early", ["write SUSPENDED after"]),
+    "SUSPENDED in news._suspended": ("suspend", ["write SUSPENDED after"]),
+    "COMPLETED in work.finish": ("", ["write COMPLETED after"]),
+    "HELD in work.finish": ("misfit", ["write HELD after"]),
+    "REMOVED in work.finish": ("remove", ["write REMOVED after"]),
     "asked in journal.__init__": ("noted", ["write started after", "write asked before"]),
     "asked in runs._end": ("asked to make room", ["write asked after"]),
-    "adoption in runs._take_over": ("", ["write SUBMITTED before", "write adoption after"]),
-    "passed over in runs._heed": ("passed over", ["write passed over before"]),
-    "heeded in runs._heed": ("passed over", ["write heeded before"]),
-    "forgotten in runs._adopt": ("forgotten", ["write COMPLETED after", "write discarded after", "write forgotten after"]),
-    "discarded in runs._clean": ("cleaned", ["write COMPLETED after", "write discarded after"]),
-    "started in runs._take_in 1": ("", ["write started after"]),
-    "COLLECTING in runs._ended": ("remove", ["write COLLECTING after"]),
-    "COLLECTING in runs._not_held": ("", ["write COLLECTING after"]),
+    "adoption in upkeep._take_over": ("", ["write SUBMITTED before", "write adoption after"]),
+    "passed over in upkeep._heed": ("passed over", ["write passed over before"]),
+    "heeded in upkeep._heed": ("passed over", ["write heeded before"]),
+    "forgotten in upkeep._adopt": ("forgotten", ["write COMPLETED after", "write discarded after", "write forgotten after"]),
+    "discarded in upkeep._clean": ("cleaned", ["write COMPLETED after", "write discarded after"]),
+    "started in news._take_in 1": ("", ["write started after"]),
+    "COLLECTING in news._ended": ("remove", ["write COLLECTING after"]),
+    "COLLECTING in news.not_held": ("", ["write COLLECTING after"]),
 }
 # What no case can notice, and why that is right.
 HARMLESS = {
     "nothing in gateway._look_around": "It tries whether the disk takes a write, and changes nothing.",
     "news in runs._tell_trouble": "For people who ask why; the program never reads the story of a run.",
-    "news in runs._take_in 2": "The same.",
-    "heeded in runs._adopt": "It makes room: of a run that is over nobody asks what was counted (test_orphans.py).",
+    "news in news._take_in 2": "The same.",
+    "heeded in upkeep._adopt": "It makes room: of a run that is over nobody asks what was counted (test_orphans.py).",
 }
 # What is no write of a GAHP's, and the test that notices.
 ELSEWHERE = {
@@ -94,7 +94,7 @@ def goes_wrong(aws: LocalAws, home: Path, write: str, case: Case, number: int) -
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("writes", nargs="*", default=list(WRITES), help="such as 'SUBMITTED in runs._submitted' (default: all)")
+    parser.add_argument("writes", nargs="*", default=list(WRITES), help="such as 'SUBMITTED in work._submitted' (default: all)")
     survivors, began, writes = 0, time.monotonic(), parser.parse_args().writes
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gahp-mutate-", ignore_cleanup_errors=True)))

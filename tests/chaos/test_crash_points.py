@@ -34,7 +34,7 @@ def test_every_write_in_the_source_is_left_out_by_mutate():
         assert f"\ndef {test}(" in (Path(__file__).parents[2] / path).read_text()
 
 
-@pytest.mark.parametrize("write", ["SUBMITTING in runs._submit 1"])
+@pytest.mark.parametrize("write", ["SUBMITTING in work._submit 1"])
 def test_a_write_that_is_left_out_is_noticed(chaos_aws, tmp_path, write):
     assert mutate.goes_wrong(chaos_aws, tmp_path, write, mutate.WRITES[write], 1020)
 

@@ -1,7 +1,7 @@
 """Every place of the program that writes into the journal, found in its source; and what a write is called.
 
 A write has two names. What it writes, such as "write SUBMITTED": a GAHP can die before or after it. And what it writes where,
-such as "SUBMITTED in runs._submitted", with a number behind it where the function has several: that one can be left out.
+such as "SUBMITTED in work._submitted", with a number behind it where the function has several: that one can be left out.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ import pytest
 from gahp.batch.insight import Environment, Line, Queue
 from gahp.cli.diagnosis import Facts, Size, explain, needs_queue
 from gahp.history import Attempt, History
-from gahp.journal import RunState, Wanted
 from gahp.model import HoldCode
+from gahp.run import RunState, Wanted
 
 NOW = 1_795_000_000.0
 RUN = History(

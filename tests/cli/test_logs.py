@@ -13,8 +13,9 @@ from botocore.exceptions import ClientError
 
 from gahp.cli import logs
 from gahp.history import History
-from gahp.journal import Journal, Run, RunState
+from gahp.journal import Journal
 from gahp.model import JobReport, JobRequest, JobState, Refused
+from gahp.run import Run, RunState
 
 PROGRAM = os.path.join(os.path.dirname(sys.executable), "condor_awsbatch")
 

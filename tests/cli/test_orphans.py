@@ -10,8 +10,9 @@ import pytest
 from gahp.batch import BatchJob
 from gahp.cli import orphans as verb
 from gahp.cli.orphans import end, orphans
-from gahp.journal import Journal, Run, RunState, Wanted
+from gahp.journal import Journal
 from gahp.model import JobReport, JobRequest, JobState, Refused
+from gahp.run import Run, RunState, Wanted
 from gahp.site import Clients
 from gahp.statedir import note_removal, noted_removals
 

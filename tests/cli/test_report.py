@@ -12,8 +12,9 @@ from gahp.batch import BatchJob
 from gahp.batch.jobs import BatchAttempt
 from gahp.cli import report
 from gahp.gateway.telling import of_batch
-from gahp.journal import Journal, Run, RunState
+from gahp.journal import Journal
 from gahp.model import JobReport, JobRequest, JobState, Refused, Resources
+from gahp.run import Run, RunState
 
 PROGRAM = os.path.join(os.path.dirname(sys.executable), "condor_awsbatch")
 

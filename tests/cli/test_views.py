@@ -17,10 +17,12 @@ import pytest
 from gahp import history
 from gahp.batch import BatchJob
 from gahp.cli import dashboard, screen, views, why
+from gahp.database import FILE_NAME
 from gahp.gateway.telling import of_batch
 from gahp.history import Attempt, History
-from gahp.journal import FILE_NAME, Journal, Run, RunState, Wanted
+from gahp.journal import Journal
 from gahp.model import JobReport, JobRequest, JobState, Resources
+from gahp.run import Run, RunState, Wanted
 from tests.terminal import Terminal
 
 PROGRAM = os.path.join(os.path.dirname(sys.executable), "condor_awsbatch")

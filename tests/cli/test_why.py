@@ -8,8 +8,9 @@ import pytest
 
 from gahp.cli import views, why
 from gahp.cli.diagnosis import Size
-from gahp.journal import Journal, Run, RunState
+from gahp.journal import Journal
 from gahp.model import JobRequest, Refused
+from gahp.run import Run, RunState
 
 
 class Batch:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from gahp.journal import RunState, Wanted
+from gahp.run import RunState, Wanted
 from tests.condor.jobs import ABORTED, EXECUTING, GRID_SUBMITTED, HELD, RELEASED, TERMINATED, Case, case, until
 
 BASH = "#!/bin/bash\n"

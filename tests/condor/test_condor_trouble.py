@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from gahp.journal import RunState
+from gahp.run import RunState
 from tests.condor.jobs import (
     EXECUTING,
     GRID_SUBMITTED,

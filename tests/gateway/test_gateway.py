@@ -3,8 +3,9 @@
 from gahp import config
 from gahp.gateway import Gateway
 from gahp.gateway import gateway as module
-from gahp.journal import Journal, JournalProblem, Run, RunState
+from gahp.journal import Journal, JournalProblem
 from gahp.model import JobRequest
+from gahp.run import Run, RunState
 from tests.gateway.test_runs import FakeBatch, FakeSandbox
 
 

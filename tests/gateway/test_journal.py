@@ -14,8 +14,10 @@ from types import SimpleNamespace
 import pytest
 
 from gahp import statedir
-from gahp.journal import FILE_NAME, MOVES, Conflict, Damaged, Journal, JournalProblem, Run, RunState, Wanted, replace
+from gahp.database import FILE_NAME, replace
+from gahp.journal import Conflict, Damaged, Journal, JournalProblem
 from gahp.model import JobReport, JobRequest, JobState, Refused, Resources, encode
+from gahp.run import MOVES, Run, RunState, Wanted
 from gahp.statedir import file_system, trouble
 
 FIRST_VERSION = """
@@ -143,8 +145,9 @@ def test_runs_of_a_gahp_that_was_killed_are_adopted_by_one_other_only(tmp_path):
     state = str(tmp_path / "state")
     program = f"""
         import os, signal
-        from gahp.journal import Journal, Run
+        from gahp.journal import Journal
         from gahp.model import JobRequest
+        from gahp.run import Run
         journal = Journal({state!r})
         for n in range(3):
             run = Run(name=f"run{{n}}", directory=str(n), digest="", generation=0, created=1.0)
@@ -167,8 +170,9 @@ def test_runs_of_a_gahp_that_was_killed_are_adopted_by_one_other_only(tmp_path):
 LIVE_GAHP = """
     import os, signal, sys
     from gahp import history
-    from gahp.journal import Journal, Run
+    from gahp.journal import Journal
     from gahp.model import JobRequest
+    from gahp.run import Run
     journal = Journal({state!r})
     def add(name):
         run = Run(name=name, directory=name, digest="", generation=0, created=1.0)

@@ -20,9 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from gahp import config
 from gahp.batch import BatchJob, Unsure
-from gahp.gateway import Gateway, gateway, packs, runs
-from gahp.journal import Journal, RunState, Wanted, _to_row, _Write
+from gahp.database import to_row
+from gahp.gateway import Gateway, gateway, news, packs, runs, work
+from gahp.journal import Journal, _Write
 from gahp.model import JobRequest, JobState, Refused, Transient
+from gahp.run import RunState, Wanted
 from gahp.sandbox import Outcome
 
 SETTLE_S, LAG_S = 10.0, 5.0
@@ -56,7 +58,7 @@ class StepJournal(Journal):
 
     def _write(self, sql, values, *, keep=True):
         future = Soon(self)
-        self.pending.append(_Write(sql, values if isinstance(values, list) else _to_row(values), keep, future))
+        self.pending.append(_Write(sql, values if isinstance(values, list) else to_row(values), keep, future))
         return future
 
     def record(self, run, **changes):
@@ -269,6 +271,8 @@ class Lifecycle(RuleBasedStateMachine):
             mock.patch.object(runs, "time", clock),
             mock.patch.object(runs, "Lane", StepLane),
             mock.patch.object(packs, "time", clock),
+            mock.patch.object(work, "time", clock),
+            mock.patch.object(news, "time", clock),
             mock.patch.object(packs, "Lane", StepLane),
             mock.patch.object(gateway, "Lane", StepLane),
             mock.patch.object(gateway, "check", lambda request, shared: None),
@@ -286,7 +290,7 @@ class Lifecycle(RuleBasedStateMachine):
         while self.gahp is None:
             self.journal = StepJournal(self.directory, self)
             self.gahp = Gateway(self.config, self.journal, self.sandbox, self.batch, clock=lambda: self.now)
-            self.guarded(self.gahp._runs._take_over)
+            self.guarded(self.gahp._runs._upkeep._take_over)
 
     def point(self):
         """A place at which the process may die."""
@@ -335,13 +339,13 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule()
     def sweep(self):
-        self.guarded(self.gahp._runs._sweep)
+        self.guarded(self.gahp._runs.follower.round)
         self.deliver()
         self.revive()
 
     @rule()
     def look_for_changes(self):
-        self.guarded(self.gahp._runs._take_over)
+        self.guarded(self.gahp._runs._upkeep._take_over)
         self.revive()
 
     @rule(points=st.integers(0, 6))

@@ -7,10 +7,11 @@ import threading
 import pytest
 
 from gahp.batch import BatchJob, Throttled
-from gahp.gateway import packs, rebuild, runs
+from gahp.gateway import news, packs, rebuild, runs, work
 from gahp.gateway.parents import Parents
-from gahp.journal import Journal, Run, RunState, Wanted
+from gahp.journal import Journal
 from gahp.model import JobReport, JobRequest, JobState, Refused, Transient
+from gahp.run import Run, RunState, Wanted
 from gahp.sandbox import Outcome
 from gahp.sandbox.facade import Record
 from tests.gateway.test_runs import World
@@ -18,7 +19,7 @@ from tests.gateway.test_runs import World
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    for module in (packs, runs):
+    for module in (packs, runs, news):
         monkeypatch.setattr(module, "backoff", lambda tries: 0.01)
     world = World(tmp_path, pack_size=10_000, pack_quiet_s=0.3, pack_wait_s=5.0)
     yield world
@@ -71,7 +72,7 @@ def test_a_pack_that_never_arrived_is_packed_anew_without_whoever_is_removed_mea
     many = add_all(world)
     world.until(lambda: world.batch.count("find"))
     first = many[0].pack
-    world.runs.want(many[1].name, Wanted.REMOVE).result(10)
+    world.runs.wishes.want(many[1].name, Wanted.REMOVE).result(10)
     submitted(world, [many[0], many[2]])
     assert many[1].state is RunState.REMOVED
     (second,) = submits(world)
@@ -84,7 +85,7 @@ def test_the_array_that_arrives_late_all_the_same_is_ended_child_by_child(world)
     world.batch.lost = ["before"]
     many = add_all(world)
     submitted(world, many)
-    world.runs._parents._good_for_s = 0.0
+    world.runs._work._parents._good_for_s = 0.0
     late = many[0].earlier.rpartition(":")[0]
     world.batch.jobs["late"] = BatchJob(id="late", name=late, status="PENDING")
     for index, run in enumerate(many):
@@ -136,13 +137,13 @@ def test_who_is_removed_or_held_before_the_submit_is_left_out_and_the_manifest_i
     world.sandbox.fail_pack = [Transient("S3 is away")] * 1_000_000
     many = add_all(world, 5)
     world.until(lambda: len(world.sandbox.fail_pack) < 999_999)
-    world.runs.want(many[1].name, Wanted.REMOVE).result(10)
-    world.runs.want(many[3].name, Wanted.HOLD).result(10)
+    world.runs.wishes.want(many[1].name, Wanted.REMOVE).result(10)
+    world.runs.wishes.want(many[3].name, Wanted.HOLD).result(10)
     assert (many[1].state, many[3].state) == (RunState.REMOVED, RunState.SUSPENDED)
     world.sandbox.fail_pack = []
     submitted(world, [many[0], many[2], many[4]])
     assert list(world.sandbox.packs.values()) == [[many[n].name for n in (0, 2, 4)]]
-    world.runs.want(many[3].name, Wanted.RUN).result(10)
+    world.runs.wishes.want(many[3].name, Wanted.RUN).result(10)
     submitted(world, [many[3]])
     assert (many[3].pack, many[3].submission) == ("", 0)
 
@@ -159,7 +160,7 @@ def test_who_is_removed_while_submitjob_is_under_way_is_ended_when_batch_has_it(
     monkeypatch.setattr(world.batch, "submit", slow)
     many = add_all(world)
     assert under_way.wait(10)
-    removal = world.runs.want(many[1].name, Wanted.REMOVE)
+    removal = world.runs.wishes.want(many[1].name, Wanted.REMOVE)
     assert not removal.done()
     go.set()
     removal.result(10)
@@ -172,7 +173,7 @@ def test_who_is_removed_at_the_last_moment_is_not_told_so_and_then_submitted(wor
     removals, told, submit = [], [], world.batch.submit
 
     def removed_now():
-        thread = threading.Thread(target=lambda: removals.append(world.runs.want("1-0-a", Wanted.REMOVE)))
+        thread = threading.Thread(target=lambda: removals.append(world.runs.wishes.want("1-0-a", Wanted.REMOVE)))
         thread.start()
         thread.join(1)
         with contextlib.suppress(IndexError, concurrent.futures.TimeoutError):
@@ -239,7 +240,7 @@ def test_one_that_cannot_be_staged_takes_nobody_with_it(world, monkeypatch):
 
 def test_memory_for_what_waits_to_be_packed_is_bounded(world, monkeypatch):
     monkeypatch.setattr(packs, "_MOST_HELD", 12)
-    monkeypatch.setattr(runs, "_NO_ROOM_S", 0.01)
+    monkeypatch.setattr(work, "_NO_ROOM_S", 0.01)
     world.sandbox.fail_pack = [Transient("S3 is away")] * 1_000_000
     many = add_all(world, 10)
     world.until(lambda: len(world.sandbox.fail_pack) < 999_990)
@@ -259,13 +260,13 @@ def test_a_pack_in_s3_goes_with_the_last_of_its_runs_and_no_earlier(world, monke
         world.batch.set(run.native_id, status="SUCCEEDED", started=5.0)
     world.until(lambda: all(run.state is RunState.COMPLETED for run in many[:2]))
     world.now += 3601
-    world.runs._clean()
+    world.runs._upkeep._clean()
     assert sorted(world.sandbox.discarded) == [many[0].name, many[1].name]
     world.batch.set(many[2].native_id, status="SUCCEEDED", started=5.0)
     world.journal.update(many[2], confirmed=True)
     world.until(lambda: many[2].state is RunState.COMPLETED)
     world.now += 3601
-    world.runs._clean()
+    world.runs._upkeep._clean()
     assert sorted(world.sandbox.discarded[2:]) == sorted([many[2].name, pack])
 
 

@@ -9,11 +9,13 @@ import pytest
 
 from gahp import journal as journal_module
 from gahp.batch import BatchJob, Throttled, Unsure
-from gahp.gateway import runs as module
+from gahp.gateway import news, upkeep
+from gahp.gateway import runs as runs_module
 from gahp.gateway.attention import PERIOD_S
 from gahp.gateway.runs import Runs
-from gahp.journal import Journal, JournalProblem, Run, RunState, Wanted
+from gahp.journal import Journal, JournalProblem
 from gahp.model import HoldCode, JobRequest, JobState, Refused, Transient
+from gahp.run import Run, RunState, Wanted
 from gahp.sandbox import Outcome
 
 
@@ -160,7 +162,8 @@ class World:
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "backoff", lambda tries: 0.01)
+    for module in (runs_module, news):
+        monkeypatch.setattr(module, "backoff", lambda tries: 0.01)
     world = World(tmp_path)
     yield world
     world.close()
@@ -236,9 +239,9 @@ def test_the_end_of_a_run_is_told_only_when_it_is_on_disk(world, monkeypatch):
     room = no_room_for(world, monkeypatch, state="COMPLETED")
     world.batch.set("id-1-0-a", status="SUCCEEDED", started=5.0)
     world.until(lambda: world.journal._problem)
-    assert not world.runs.stands(run.name)[1].state.final
+    assert not world.runs.lives.stands(run.name)[1].state.final
     room.set()
-    world.until(lambda: world.runs.stands(run.name)[1].state is JobState.COMPLETED)
+    world.until(lambda: world.runs.lives.stands(run.name)[1].state is JobState.COMPLETED)
     assert world.journal.find(run.name).state is RunState.COMPLETED
 
 
@@ -246,7 +249,7 @@ def test_a_hold_is_told_only_when_it_is_on_disk(world, monkeypatch):
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
     room = no_room_for(world, monkeypatch, state="SUSPENDED")
-    hold = world.runs.want(run.name, Wanted.HOLD)
+    hold = world.runs.wishes.want(run.name, Wanted.HOLD)
     world.until(lambda: world.batch.count("cancel") == 1)
     world.batch.set("id-1-0-a", status="FAILED", status_reason="Held by HTCondor", cancelled=True)
     world.until(lambda: world.journal._problem)
@@ -269,7 +272,7 @@ def test_a_hold_that_comes_during_submitjob_is_carried_out_only_when_it_is_on_di
     run = world.add()
     assert begun.wait(10)
     room = no_room_for(world, monkeypatch, wanted="HOLD")
-    world.runs.want(run.name, Wanted.HOLD)
+    world.runs.wishes.want(run.name, Wanted.HOLD)
     go_on.set()
     world.until(lambda: run.state is RunState.SUBMITTED)
     seen = world.batch.count("describe")
@@ -290,8 +293,8 @@ def test_a_submission_is_claimed_for_nobody_only_when_the_hold_is_on_disk(world,
     holds = []
 
     def find(name, queue):
-        if not holds and time.monotonic() - world.runs._live[run.name].unsure_since > 1.2:
-            holds.append(world.runs.want(run.name, Wanted.HOLD))  # at the last look
+        if not holds and time.monotonic() - world.runs.lives.by_name[run.name].unsure_since > 1.2:
+            holds.append(world.runs.wishes.want(run.name, Wanted.HOLD))  # at the last look
         return found(name, queue)
 
     def look(name, submission):
@@ -302,7 +305,7 @@ def test_a_submission_is_claimed_for_nobody_only_when_the_hold_is_on_disk(world,
     monkeypatch.setattr(world.sandbox, "revoke", look)
     world.until(lambda: holds)
     world.until(lambda: world.journal._problem)
-    world.until(lambda: wanted or not world.runs._live[run.name].busy)
+    world.until(lambda: wanted or not world.runs.lives.by_name[run.name].busy)
     room.set()
     holds[0].result(10)
     assert set(wanted) == {Wanted.HOLD}
@@ -315,7 +318,7 @@ def test_a_hold_is_refused_only_when_it_is_off_the_disk(world, monkeypatch, why)
     world.until(lambda: run.state is RunState.SUBMITTED)
     room = no_room_for(world, monkeypatch, wanted="RUN")
     world.batch.fail["cancel"] = [Refused("AccessDeniedException: batch:CancelJob")] * (why == "AccessDeniedException")
-    hold = world.runs.want(run.name, Wanted.HOLD)
+    hold = world.runs.wishes.want(run.name, Wanted.HOLD)
     world.until(lambda: world.batch.count("cancel") == 1)
     if why == "has started":
         world.batch.set("id-1-0-a", status="STARTING")
@@ -338,9 +341,9 @@ def test_a_removal_outlives_the_refusal_of_the_hold_before_it(world, monkeypatch
         raise Refused("AccessDeniedException: batch:CancelJob")
 
     monkeypatch.setattr(world.batch, "cancel", cancel)
-    world.runs.want(run.name, Wanted.HOLD)
+    world.runs.wishes.want(run.name, Wanted.HOLD)
     assert entered.wait(10)
-    removal = world.runs.want(run.name, Wanted.REMOVE)
+    removal = world.runs.wishes.want(run.name, Wanted.REMOVE)
     go_on.set()
     removal.result(10)
     world.until(lambda: run.state is RunState.REMOVED)
@@ -363,12 +366,12 @@ def test_a_removal_that_comes_while_a_hold_is_written_is_not_told_with_it(world,
         transact(group)
 
     monkeypatch.setattr(world.journal, "_transact", slow)
-    hold = world.runs.want(run.name, Wanted.HOLD)
+    hold = world.runs.wishes.want(run.name, Wanted.HOLD)
     world.until(lambda: writing.is_set() or world.batch.count("cancel") == 1)
     if submitted:
         world.batch.set("id-1-0-a", status="FAILED", cancelled=True)
     assert writing.wait(10)
-    removal = world.runs.want(run.name, Wanted.REMOVE)
+    removal = world.runs.wishes.want(run.name, Wanted.REMOVE)
     go_on.set()
     hold.result(10)
     world.until(lambda: world.journal._problem)
@@ -381,11 +384,11 @@ def test_a_removal_that_comes_while_a_hold_is_written_is_not_told_with_it(world,
 def test_a_removal_of_a_held_run_outlives_a_resume_behind_it(world, monkeypatch):
     world.sandbox.fail = [Transient("S3 is away")] * 1_000_000
     run = world.add()
-    world.runs.want(run.name, Wanted.HOLD).result(10)
+    world.runs.wishes.want(run.name, Wanted.HOLD).result(10)
     room = no_room_for(world, monkeypatch, wanted="REMOVE")
-    removal = world.runs.want(run.name, Wanted.REMOVE)
+    removal = world.runs.wishes.want(run.name, Wanted.REMOVE)
     with pytest.raises(Refused, match="is ending and cannot be resumed"):
-        world.runs.want(run.name, Wanted.RUN)
+        world.runs.wishes.want(run.name, Wanted.RUN)
     room.set()
     removal.result(10)
     world.until(lambda: run.state is RunState.REMOVED)
@@ -423,7 +426,7 @@ def test_staging_is_tried_again_after_a_transient_fault(world):
 
 
 def test_a_job_that_batch_forgot_is_settled_by_its_record(world, monkeypatch):
-    monkeypatch.setattr(module, "FORGOTTEN_AFTER_S", 0.2)
+    monkeypatch.setattr(news, "FORGOTTEN_AFTER_S", 0.2)
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
     world.batch.jobs.clear()
@@ -432,7 +435,7 @@ def test_a_job_that_batch_forgot_is_settled_by_its_record(world, monkeypatch):
 
 
 def test_a_job_that_batch_forgot_without_a_record_is_held(world, monkeypatch):
-    monkeypatch.setattr(module, "FORGOTTEN_AFTER_S", 0.2)
+    monkeypatch.setattr(news, "FORGOTTEN_AFTER_S", 0.2)
     world.sandbox.outcome = None
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
@@ -459,7 +462,7 @@ def test_a_removal_that_is_refused_is_told_and_goes_on_being_tried(world):
     world.until(lambda: run.state is RunState.SUBMITTED)
     world.batch.fail["terminate"] = [Refused("AccessDeniedException: batch:TerminateJob")] * 3
     with pytest.raises(Refused, match="AccessDenied"):
-        world.runs.want(run.name, Wanted.REMOVE).result(10)
+        world.runs.wishes.want(run.name, Wanted.REMOVE).result(10)
     world.until(lambda: run.state is RunState.REMOVED)
     assert world.batch.count("terminate") == 4
 
@@ -469,7 +472,7 @@ def test_a_removal_while_the_submit_is_unsure_ends_the_job_when_it_shows_up(worl
     world.batch.hidden = {"id-1-0-a"}
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTING)
-    removal = world.runs.want(run.name, Wanted.REMOVE)
+    removal = world.runs.wishes.want(run.name, Wanted.REMOVE)
     world.batch.hidden = set()
     removal.result(10)
     world.until(lambda: run.state is RunState.REMOVED)
@@ -479,7 +482,7 @@ def test_a_removal_while_the_submit_is_unsure_ends_the_job_when_it_shows_up(worl
 def test_a_removal_before_the_submit_reaches_batch_never(world):
     world.sandbox.fail = [Transient("S3 is away")] * 1000
     run = world.add()
-    world.runs.want(run.name, Wanted.REMOVE).result(10)
+    world.runs.wishes.want(run.name, Wanted.REMOVE).result(10)
     world.until(lambda: run.state is RunState.REMOVED)
     assert world.batch.calls == []
 
@@ -495,7 +498,7 @@ def test_a_removal_while_the_input_is_being_uploaded_waits_for_no_upload(world, 
     monkeypatch.setattr(world.sandbox, "prepare", upload)
     run = world.add()
     assert begun.wait(10)
-    world.runs.want(run.name, Wanted.REMOVE).result(10)
+    world.runs.wishes.want(run.name, Wanted.REMOVE).result(10)
     go_on.set()
     world.until(lambda: run.state is RunState.REMOVED)
     assert world.batch.calls == []
@@ -504,7 +507,7 @@ def test_a_removal_while_the_input_is_being_uploaded_waits_for_no_upload(world, 
 def test_a_hold_that_comes_too_late_is_refused_and_the_job_runs_on(world):
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
-    hold = world.runs.want(run.name, Wanted.HOLD)
+    hold = world.runs.wishes.want(run.name, Wanted.HOLD)
     world.batch.set("id-1-0-a", status="RUNNING", started=5.0)
     with pytest.raises(Refused, match="has started on AWS Batch and cannot be held"):
         hold.result(10)
@@ -517,8 +520,8 @@ def test_a_late_event_of_an_attempt_before_does_not_refuse_the_hold_that_batch_h
     """Else the job is reported as removed, which HTCondor knows as running on."""
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
-    hold = world.runs.want(run.name, Wanted.HOLD)
-    world.until(lambda: world.runs._live[run.name].ending_asked and not world.runs._live[run.name].busy)
+    hold = world.runs.wishes.want(run.name, Wanted.HOLD)
+    world.until(lambda: world.runs.lives.by_name[run.name].ending_asked and not world.runs.lives.by_name[run.name].busy)
     assert world.runs.follower.hear(BatchJob("id-1-0-a", "", "STARTING", attempts=1, described=False))
     world.batch.set("id-1-0-a", status="FAILED", attempts=1, cancelled=True)
     hold.result(10)
@@ -528,7 +531,7 @@ def test_a_late_event_of_an_attempt_before_does_not_refuse_the_hold_that_batch_h
 def test_a_hold_that_the_end_of_the_job_overtakes_is_refused(world):
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
-    hold = world.runs.want(run.name, Wanted.HOLD)
+    hold = world.runs.wishes.want(run.name, Wanted.HOLD)
     world.batch.set("id-1-0-a", status="SUCCEEDED", started=5.0)
     with pytest.raises(Refused, match="has ended and cannot be held"):
         hold.result(10)
@@ -546,7 +549,7 @@ def test_a_hold_of_a_run_that_cannot_be_staged_is_refused_since_it_cannot_be_res
     monkeypatch.setattr(world.sandbox, "prepare", fail)
     run = world.add()
     assert begun.wait(10)
-    hold = world.runs.want(run.name, Wanted.HOLD)
+    hold = world.runs.wishes.want(run.name, Wanted.HOLD)
     go_on.set()
     with pytest.raises(Refused, match="has ended and cannot be held"):
         hold.result(10)
@@ -557,7 +560,7 @@ def test_a_hold_that_the_end_of_the_job_overtakes_is_refused_only_when_it_is_off
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
     room = no_room_for(world, monkeypatch, state="COLLECTING")
-    hold = world.runs.want(run.name, Wanted.HOLD)
+    hold = world.runs.wishes.want(run.name, Wanted.HOLD)
     world.batch.set("id-1-0-a", status="SUCCEEDED", started=5.0)
     world.until(lambda: world.journal._problem)
     assert not hold.done()
@@ -572,7 +575,7 @@ def test_a_hold_that_was_refused_is_not_carried_out_when_the_job_turns_out_not_t
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
     world.batch.fail["cancel"] = [Transient("no network")] * 1_000_000
-    hold = world.runs.want(run.name, Wanted.HOLD)
+    hold = world.runs.wishes.want(run.name, Wanted.HOLD)
     assert world.runs.follower.hear(BatchJob("id-1-0-a", "", "SUCCEEDED", attempts=None, described=False))
     with pytest.raises(Refused, match="has ended and cannot be held"):
         hold.result(10)
@@ -586,9 +589,9 @@ def test_a_hold_that_was_refused_is_not_carried_out_when_the_job_turns_out_not_t
 def test_a_removal_after_a_hold_that_batch_has_taken_still_terminates(world):
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
-    world.runs.want(run.name, Wanted.HOLD)
+    world.runs.wishes.want(run.name, Wanted.HOLD)
     world.until(lambda: world.batch.count("cancel") == 1)
-    world.runs.want(run.name, Wanted.REMOVE).result(10)
+    world.runs.wishes.want(run.name, Wanted.REMOVE).result(10)
     world.until(lambda: run.state is RunState.REMOVED)
     assert world.batch.count("terminate") == 1
 
@@ -597,16 +600,16 @@ def test_a_run_is_idle_again_when_its_host_went_away(world):
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
     world.batch.set("id-1-0-a", status="RUNNING", started=5.0, attempts=1)
-    world.until(lambda: world.runs.stands(run.name)[1].state is JobState.RUNNING)
+    world.until(lambda: world.runs.lives.stands(run.name)[1].state is JobState.RUNNING)
     world.batch.set("id-1-0-a", status="RUNNABLE", attempts=1)
-    world.until(lambda: world.runs.stands(run.name)[1].state is JobState.IDLE)
+    world.until(lambda: world.runs.lives.stands(run.name)[1].state is JobState.IDLE)
 
 
 def test_a_run_that_waits_again_after_its_host_went_away_can_be_held(world):
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
     world.batch.set("id-1-0-a", status="RUNNABLE", started=5.0, attempts=1)
-    hold = world.runs.want(run.name, Wanted.HOLD)
+    hold = world.runs.wishes.want(run.name, Wanted.HOLD)
     world.until(lambda: world.batch.count("cancel") == 1)
     world.batch.set("id-1-0-a", status="FAILED", started=5.0, attempts=1, cancelled=True)
     hold.result(10)
@@ -629,7 +632,7 @@ def test_many_wants_at_once_are_all_answered(world):
     world.until(lambda: all(run.state is RunState.SUBMITTED for run in many))
     futures: list[Future] = []
     threads = [
-        threading.Thread(target=lambda run=run: futures.append(world.runs.want(run.name, Wanted.REMOVE)))
+        threading.Thread(target=lambda run=run: futures.append(world.runs.wishes.want(run.name, Wanted.REMOVE)))
         for run in many
         for _ in range(3)
     ]
@@ -653,14 +656,14 @@ def test_a_second_copy_that_came_through_late_is_ended_with_the_run(world):
 
 
 def test_finished_runs_are_cleaned_up_in_s3_when_they_have_been_over_for_a_while_and_live_ones_never(world, monkeypatch):
-    monkeypatch.setattr(module, "_CLEAN_EVERY_S", 0.05)
+    monkeypatch.setattr(upkeep, "_CLEAN_EVERY_S", 0.05)
     asked, unasked, live = world.add("1-0-a"), world.add("1-0-b"), world.add("1-0-c")
     world.until(lambda: all(run.state is RunState.SUBMITTED for run in (asked, unasked, live)))
     world.journal.update(asked, confirmed=True)
     for name in ("1-0-a", "1-0-b"):
         world.batch.set(f"id-{name}", status="SUCCEEDED", started=5.0)
     world.until(lambda: asked.state is RunState.COMPLETED and unasked.state is RunState.COMPLETED)
-    world.runs._clean()
+    world.runs._upkeep._clean()
     assert world.sandbox.discarded == []
     world.now += 3601
     world.until(lambda: world.sandbox.discarded)
@@ -685,12 +688,12 @@ def test_a_run_whose_copy_has_the_claim_follows_that_copy(world):
 
 
 def test_what_has_been_claimed_is_not_sent_again_although_batch_lists_it_no_more(world, monkeypatch):
-    monkeypatch.setattr(module, "FORGOTTEN_AFTER_S", 0.2)
+    monkeypatch.setattr(news, "FORGOTTEN_AFTER_S", 0.2)
     world.sandbox.claims[("1-0-a", 0)] = "long-ago"
     run = Run(name="1-0-a", directory="d", digest="", generation=0, queue="q", created=1.0, state=RunState.REBUILT)
     world.journal.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
     world.runs.add(run)
-    world.runs.revive("1-0-a")
+    world.runs.wishes.revive("1-0-a")
     world.until(lambda: run.state is RunState.COMPLETED)
     assert world.batch.count("submit") == 0
 
@@ -702,7 +705,7 @@ def test_a_rebuilt_run_is_left_alone_until_it_is_spoken_of(world):
     other = world.add("1-0-b")
     world.until(lambda: other.state is RunState.SUBMITTED)
     assert not [call for call in world.batch.calls if "1-0-a" in call]
-    world.runs.want("1-0-a", Wanted.REMOVE).add_done_callback(lambda done: None)
+    world.runs.wishes.want("1-0-a", Wanted.REMOVE).add_done_callback(lambda done: None)
     world.until(lambda: run.state is RunState.REMOVED)
     assert world.batch.count("submit") == 1
 
@@ -721,7 +724,7 @@ def test_hundreds_of_removals_go_together_and_a_refused_one_keeps_no_other_back(
         return end(ids, reason)
 
     world.batch.terminate_many = terminate_many
-    futures = [world.runs.want(run.name, Wanted.REMOVE) for run in many]
+    futures = [world.runs.wishes.want(run.name, Wanted.REMOVE) for run in many]
     with pytest.raises(Refused, match="not this one"):
         futures.pop(7).result(20)
     for future in futures:
@@ -764,10 +767,10 @@ def array_of(world, size):
 
 def test_an_array_of_which_nothing_is_wanted_is_ended_by_its_parent(world):
     runs = array_of(world, 200)
-    end_some = world.runs._end_some
-    world.runs._end_some = lambda: None  # as if the limiter had no room meanwhile
-    futures = [world.runs.want(run.name, Wanted.REMOVE) for run in runs]
-    world.until(lambda: len(world.runs._to_end) == 200)
+    end_some = world.runs._ending._end_some
+    world.runs._ending._end_some = lambda: None  # as if the limiter had no room meanwhile
+    futures = [world.runs.wishes.want(run.name, Wanted.REMOVE) for run in runs]
+    world.until(lambda: len(world.runs._ending._to_end) == 200)
     end_some()
     for future in futures:
         future.result(20)
@@ -777,7 +780,7 @@ def test_an_array_of_which_nothing_is_wanted_is_ended_by_its_parent(world):
 
 def test_an_array_of_which_one_child_is_wanted_is_never_ended_by_its_parent(world):
     *runs, kept = array_of(world, 200)
-    for future in [world.runs.want(run.name, Wanted.REMOVE) for run in runs]:
+    for future in [world.runs.wishes.want(run.name, Wanted.REMOVE) for run in runs]:
         future.result(20)
     world.until(lambda: all(run.state is RunState.REMOVED for run in runs))
     assert ("terminate", "p") not in world.batch.calls
@@ -792,7 +795,7 @@ def seems_over(world, monkeypatch, run, job_id):
         raise Transient("S3 cannot be reached")
 
     monkeypatch.setattr(world.sandbox, "collect", unreachable)
-    world.runs._look_at([(job_id, BatchJob(job_id, "", "SUCCEEDED", attempts=None, described=False))])
+    world.runs._news.look_at([(job_id, BatchJob(job_id, "", "SUCCEEDED", attempts=None, described=False))])
     world.until(lambda: run.state is RunState.COLLECTING)
 
 
@@ -802,19 +805,19 @@ def test_a_removal_of_what_only_seems_to_have_ended_ends_it_in_batch(world, monk
     world.batch.set("id-1-0-a", status="RUNNING", started=5.0)
     world.until(lambda: run.started)
     seems_over(world, monkeypatch, run, "id-1-0-a")
-    world.runs.want(run.name, Wanted.REMOVE).result(10)
+    world.runs.wishes.want(run.name, Wanted.REMOVE).result(10)
     world.until(lambda: run.state is RunState.REMOVED)
     assert world.batch.jobs["id-1-0-a"].over
 
 
 def test_an_array_is_not_ended_by_its_parent_while_a_child_that_is_wanted_only_seems_to_have_ended(world, monkeypatch):
     *runs, kept = array_of(world, 51)
-    end_some = world.runs._end_some
-    world.runs._end_some = lambda: None
+    end_some = world.runs._ending._end_some
+    world.runs._ending._end_some = lambda: None
     seems_over(world, monkeypatch, kept, "p:50")
     monkeypatch.setattr(world.runs.follower, "whole", lambda parent, ids: True)
-    futures = [world.runs.want(run.name, Wanted.REMOVE) for run in runs]
-    world.until(lambda: len(world.runs._to_end) == 50)
+    futures = [world.runs.wishes.want(run.name, Wanted.REMOVE) for run in runs]
+    world.until(lambda: len(world.runs._ending._to_end) == 50)
     end_some()
     for future in futures:
         future.result(20)
@@ -825,17 +828,17 @@ def test_an_array_is_not_ended_by_its_parent_while_a_child_that_is_wanted_only_s
 def test_an_array_is_not_ended_by_its_parent_before_the_removal_of_each_child_is_on_disk(world, monkeypatch):
     """A removal that comes while a step is under way waits in the same row as those that are recorded."""
     *runs, last = array_of(world, 51)
-    end_some = world.runs._end_some
-    world.runs._end_some = lambda: None
-    futures = [world.runs.want(run.name, Wanted.REMOVE) for run in runs]
-    world.until(lambda: len(world.runs._to_end) == 50)
+    end_some = world.runs._ending._end_some
+    world.runs._ending._end_some = lambda: None
+    futures = [world.runs.wishes.want(run.name, Wanted.REMOVE) for run in runs]
+    world.until(lambda: len(world.runs._ending._to_end) == 50)
     room = no_room_for(world, monkeypatch, name=last.name, wanted="REMOVE")
-    futures.append(world.runs.want(last.name, Wanted.REMOVE))
-    world.runs._let_go(world.runs._live[last.name])
-    world.until(lambda: len(world.runs._to_end) == 51)
+    futures.append(world.runs.wishes.want(last.name, Wanted.REMOVE))
+    world.runs._let_go(world.runs.lives.by_name[last.name])
+    world.until(lambda: len(world.runs._ending._to_end) == 51)
     end_some()
     assert ("terminate", "p") not in world.batch.calls
-    world.runs._end_some = end_some
+    world.runs._ending._end_some = end_some
     room.set()
     for future in futures:
         future.result(20)
@@ -864,9 +867,9 @@ def test_news_that_come_while_a_step_is_under_way_are_not_lost(world):
     world.until(lambda: run.state is RunState.SUBMITTED)
     world.batch.set("id-1-0-a", status="RUNNING", started=5.0)
     world.until(lambda: run.started)
-    live = world.runs._live[run.name]
+    live = world.runs.lives.by_name[run.name]
     live.busy = True
-    world.runs._look_at([("id-1-0-a", BatchJob("id-1-0-a", "", "SUCCEEDED", started=5.0))])
+    world.runs._news.look_at([("id-1-0-a", BatchJob("id-1-0-a", "", "SUCCEEDED", started=5.0))])
     assert run.state is RunState.SUBMITTED
     world.runs._let_go(live)
     world.until(lambda: run.state is RunState.COMPLETED)
@@ -878,10 +881,10 @@ def test_a_late_event_does_not_hide_the_end_that_came_before_it(world):
     world.until(lambda: run.state is RunState.SUBMITTED)
     world.batch.set("id-1-0-a", status="RUNNING", started=5.0)
     world.until(lambda: run.started)
-    live = world.runs._live[run.name]
+    live = world.runs.lives.by_name[run.name]
     live.busy = True
     for status in ("SUCCEEDED", "RUNNING"):
-        world.runs._look_at([("id-1-0-a", BatchJob("id-1-0-a", "", status, started=5.0))])
+        world.runs._news.look_at([("id-1-0-a", BatchJob("id-1-0-a", "", status, started=5.0))])
     assert live.news[1].status == "SUCCEEDED"
     world.runs._let_go(live)
     world.until(lambda: run.state is RunState.COMPLETED)
@@ -911,7 +914,8 @@ def no_room(*_):
 @pytest.mark.parametrize("fault", [Transient("no network"), Refused("AccessDenied")])
 def test_whether_a_second_copy_is_there_is_asked_with_pauses_until_it_is_known(world, monkeypatch, fault, full):
     pauses = []
-    monkeypatch.setattr(module, "backoff", lambda tries: pauses.append(tries) or 0.01)
+    for module in (runs_module, news):
+        monkeypatch.setattr(module, "backoff", lambda tries: pauses.append(tries) or 0.01)
     world.batch.lost = ["before"]
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
@@ -932,19 +936,19 @@ def test_to_ask_again_and_again_for_the_end_of_a_run_leaves_one_question(world):
     world.batch.terminate_many = lambda ids, reason: dict.fromkeys(ids, Transient("no network"))
     for _ in range(50):
         world.runs._end(run.name)
-    assert len(world.runs._live[run.name].waiters) == 1
+    assert len(world.runs.lives.by_name[run.name].waiters) == 1
 
 
 def test_a_removal_that_comes_while_an_array_is_ended_as_a_whole_is_carried_out_too(world, monkeypatch):
     runs = array_of(world, 51)
-    end_some = world.runs._end_some
-    world.runs._end_some = lambda: None
-    futures = [world.runs.want(run.name, Wanted.REMOVE) for run in runs[:50]]
-    world.until(lambda: len(world.runs._to_end) == 50)
+    end_some = world.runs._ending._end_some
+    world.runs._ending._end_some = lambda: None
+    futures = [world.runs.wishes.want(run.name, Wanted.REMOVE) for run in runs[:50]]
+    world.until(lambda: len(world.runs._ending._to_end) == 50)
 
     def whole(parent, ids):
-        futures.append(world.runs.want(runs[50].name, Wanted.REMOVE))
-        world.until(lambda: len(world.runs._to_end) == 1)
+        futures.append(world.runs.wishes.want(runs[50].name, Wanted.REMOVE))
+        world.until(lambda: len(world.runs._ending._to_end) == 1)
         return True
 
     monkeypatch.setattr(world.runs.follower, "whole", whole)
@@ -963,7 +967,7 @@ class Guarded(Future):
         if not self.done():
             if threading.current_thread().name == "journal":
                 Guarded.faults.append("waited for on the journal's thread")
-            if Guarded.runs is not None and Guarded.runs._lock._is_owned():
+            if Guarded.runs is not None and Guarded.runs.lives.lock._is_owned():
                 Guarded.faults.append("waited for with the lock")
         return super().result(timeout)
 
@@ -971,7 +975,8 @@ class Guarded(Future):
 @pytest.mark.parametrize("size", [1, 10_000])
 def test_nobody_waits_for_the_journal_on_its_own_thread_or_with_the_lock(tmp_path, monkeypatch, size):
     """The journal's thread calls back into the runs: one such wait would be the last."""
-    monkeypatch.setattr(module, "backoff", lambda tries: 0.01)
+    for module in (runs_module, news):
+        monkeypatch.setattr(module, "backoff", lambda tries: 0.01)
     monkeypatch.setattr(journal_module, "Future", Guarded)
     monkeypatch.setattr(Guarded, "faults", [])
     world = World(tmp_path, pack_size=size)
@@ -997,13 +1002,13 @@ def test_nobody_waits_for_the_journal_on_its_own_thread_or_with_the_lock(tmp_pat
         world.until(lambda: sum(run.state is RunState.SUBMITTED for run in many) >= 29)
         live = [run for run in many if not run.state.final]
         heirs = [made(f"2-{n}-a", predecessor=run.name) for n, run in enumerate(live[:10])]
-        removed = [world.runs.want(run.name, Wanted.REMOVE) for run in live[10:15]]
-        held = [world.runs.want(run.name, Wanted.HOLD) for run in live[15:18]]
+        removed = [world.runs.wishes.want(run.name, Wanted.REMOVE) for run in live[10:15]]
+        held = [world.runs.wishes.want(run.name, Wanted.HOLD) for run in live[15:18]]
         for run in live[15:18]:
             world.batch.set(run.native_id, status="FAILED", cancelled=True)
         for future in removed + held:
             future.result(20)
-        resumed = [world.runs.want(run.name, Wanted.RUN) for run in live[15:18]]
+        resumed = [world.runs.wishes.want(run.name, Wanted.RUN) for run in live[15:18]]
         for future in resumed:
             future.result(20)
         world.until(lambda: all(run.state is RunState.SUBMITTED for run in heirs + live[15:18]))
@@ -1018,7 +1023,7 @@ def test_nobody_waits_for_the_journal_on_its_own_thread_or_with_the_lock(tmp_pat
 
 
 def test_a_start_at_which_the_disk_fails_half_way_still_goes_on_with_the_runs_that_it_took_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_ADOPT_EVERY_S", 0.05)
+    monkeypatch.setattr(upkeep, "_ADOPT_EVERY_S", 0.05)
     left = Journal(str(tmp_path))
     run = Run(name="1-0-a", directory="d", digest="", generation=0, queue="q", created=1.0)
     left.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
@@ -1049,7 +1054,7 @@ def lost_and_unlisted(world, way, wanted):
     world.batch.hidden = {"id-1-0-a"}
     run = world.add()
     world.until(lambda: world.batch.count("find") >= 1)
-    return run, world.runs.want(run.name, wanted)
+    return run, world.runs.wishes.want(run.name, wanted)
 
 
 def test_a_removed_run_whose_request_arrives_after_all_does_not_run(world):
@@ -1081,7 +1086,7 @@ def test_a_removal_that_comes_when_the_name_has_been_given_up_ends_what_has_the_
     run = world.add()
     world.until(lambda: run.state is RunState.STAGED and run.sends == 1)
     come_late(world, "id-1-0-a", "1-0-a")
-    world.runs.want(run.name, Wanted.REMOVE)
+    world.runs.wishes.want(run.name, Wanted.REMOVE)
     world.until(lambda: run.state is RunState.REMOVED)
     assert world.batch.jobs["id-1-0-a"].terminated
 
@@ -1101,7 +1106,7 @@ def test_a_removal_of_a_pack_that_was_given_up_is_answered_when_its_late_copy_ca
     world.sandbox.revoke = fail
     world.sandbox.fail = [Transient("no upload yet")] * 10_000
     world.runs.add(run)
-    removed = world.runs.want(run.name, Wanted.REMOVE)
+    removed = world.runs.wishes.want(run.name, Wanted.REMOVE)
     removed.result(20)
     assert answered == [False] * 4
     come_late(world, "p:0", "1-0-a")
@@ -1114,7 +1119,7 @@ def test_a_held_run_whose_request_arrives_after_all_does_not_run_and_its_next_su
     assert (run.state, run.sends) == (RunState.SUSPENDED, 1)
     come_late(world, "late", "1-0-a")
     assert world.batch.jobs["late"].status == "FAILED"
-    world.runs.want(run.name, Wanted.RUN).result(10)
+    world.runs.wishes.want(run.name, Wanted.RUN).result(10)
     world.until(lambda: run.state is RunState.SUBMITTED)
     assert (run.submission, run.native_id) == (1, "id-1-0-a-1")
     assert ("1-0-a", 1) not in world.sandbox.claims
@@ -1138,7 +1143,7 @@ def test_the_other_copy_of_a_run_is_ended_before_the_run_is_held(world, fault):
     world.batch.fail["named"] = [fault] if fault else []
     world.batch.jobs["late"] = BatchJob(id="late", name="1-0-a", status="RUNNABLE")
     world.batch.cancel = lambda job_id, reason: world.batch.set(job_id, status="FAILED", cancelled=True)
-    world.runs.want(run.name, Wanted.HOLD).result(20)
+    world.runs.wishes.want(run.name, Wanted.HOLD).result(20)
     assert run.state is RunState.SUSPENDED
     assert world.batch.jobs["late"].terminated
     assert world.sandbox.claims == {("1-0-a", 0): ""}
@@ -1149,10 +1154,10 @@ def test_a_removal_that_comes_while_canceljob_is_under_way_ends_the_job_that_sta
     world.batch.cancel = lambda job_id, reason: (begun.set(), gate.wait(10))
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
-    world.runs.want(run.name, Wanted.HOLD)
+    world.runs.wishes.want(run.name, Wanted.HOLD)
     assert begun.wait(10)
     world.batch.set("id-1-0-a", status="RUNNING", started=5.0)  # which CancelJob leaves alone
-    removed = world.runs.want(run.name, Wanted.REMOVE)
+    removed = world.runs.wishes.want(run.name, Wanted.REMOVE)
     gate.set()
     assert removed.result(10) is None
     world.until(lambda: run.state is RunState.REMOVED)
@@ -1164,13 +1169,13 @@ def test_a_job_that_never_fits_is_held_with_the_reason_also_by_who_finds_it_ende
     """As the next GAHP does, when this one dies between TerminateJob and its last write."""
     run = world.add()
     world.until(lambda: run.state is RunState.SUBMITTED)
-    finish = world.runs._finish
+    finish = world.runs._work.finish
 
     def fail(*arguments):
-        monkeypatch.setattr(world.runs, "_finish", finish)
+        monkeypatch.setattr(world.runs._work, "finish", finish)
         raise trouble
 
-    monkeypatch.setattr(world.runs, "_finish", fail)
+    monkeypatch.setattr(world.runs._work, "finish", fail)
     why = "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - The job asks for more than any host has."
     world.batch.set("id-1-0-a", status="RUNNABLE", status_reason=why)
     world.until(lambda: run.state.final)
@@ -1182,8 +1187,8 @@ def test_a_job_that_never_fits_is_held_with_the_reason_also_by_who_finds_it_ende
 
 
 def test_finished_runs_are_cleaned_up_batch_after_batch_without_a_pause_between_full_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_CLEAN_AT_ONCE", 2)
-    monkeypatch.setattr(module, "_CLEAN_FIRST_S", 0.0)
+    monkeypatch.setattr(upkeep, "_CLEAN_AT_ONCE", 2)
+    monkeypatch.setattr(upkeep, "_CLEAN_FIRST_S", 0.0)
     left = Journal(str(tmp_path), clock=lambda: 1.0)
     for name in "abcde":
         run = Run(name=name, directory=name, digest="", generation=0, state=RunState.REMOVED, confirmed=True, created=1.0)
@@ -1195,7 +1200,7 @@ def test_finished_runs_are_cleaned_up_batch_after_batch_without_a_pause_between_
 
 
 def test_what_was_over_long_ago_is_forgotten_at_the_start_and_not_after_hours_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_ADOPT_EVERY_S", 0.05)
+    monkeypatch.setattr(upkeep, "_ADOPT_EVERY_S", 0.05)
     left = Journal(str(tmp_path), clock=lambda: 1.0)
     run = Run(name="a", directory="a", digest="", generation=0, state=RunState.REMOVED, discarded=True, created=1.0)
     left.insert(run, JobRequest(executable="/bin/true", iwd="/")).result()
@@ -1209,23 +1214,23 @@ def test_whom_htcondor_does_not_ask_about_while_it_asks_about_others_is_counted_
     asked, passed, removed = world.add("1-0-a"), world.add("1-0-b"), world.add("1-0-c")
     for run in (asked, passed, removed):
         run.directory = "home_bl_p_s_1.0_5"
-    world.runs.want(removed.name, Wanted.REMOVE)
+    world.runs.wishes.want(removed.name, Wanted.REMOVE)
     late = []
     for number in range(4):
-        world.runs.stands(asked.name)  # as STATUS does
+        world.runs.lives.stands(asked.name)  # as STATUS does
         if number == 1:
             late.append(world.add("1-0-d"))
         world.now += 1e7  # a clock that jumps changes nothing
-        world.runs._heed()
+        world.runs._upkeep._heed()
         world.journal.check()
     # What came in the middle of the first period, and of the second, is counted from the next one on.
     assert world.journal.unasked() == {passed.name: 3 * PERIOD_S}
     late[0].directory = "home_bl_p_s_2.0_5"
-    world.runs.stands(asked.name)
-    world.runs.revive(passed.name)  # as CANCEL and the like do, and what another GAHP has is asked about here
-    world.runs._heed()
+    world.runs.lives.stands(asked.name)
+    world.runs.wishes.revive(passed.name)  # as CANCEL and the like do, and what another GAHP has is asked about here
+    world.runs._upkeep._heed()
     world.journal.check()
     assert world.journal.unasked() == {late[0].name: PERIOD_S}
-    world.runs._heed()  # nobody asks
+    world.runs._upkeep._heed()  # nobody asks
     world.journal.check()
     assert world.journal.unasked() == {late[0].name: PERIOD_S}

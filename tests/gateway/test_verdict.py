@@ -7,8 +7,8 @@ import pytest
 from gahp.batch import BatchJob
 from gahp.gateway.steps import Step, next_step
 from gahp.gateway.verdict import decide, ended_by_somebody
-from gahp.journal import RunState, Wanted
 from gahp.model import HoldCode, JobRequest, JobState, Resources
+from gahp.run import RunState, Wanted
 from gahp.sandbox import Outcome
 
 REQUEST = JobRequest(executable="/bin/true", iwd="/", resources=Resources(memory_mib=64))

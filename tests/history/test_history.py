@@ -13,9 +13,11 @@ import pytest
 from gahp import history, story
 from gahp.batch import BatchJob
 from gahp.batch.jobs import BatchAttempt, from_detail
+from gahp.database import FILE_NAME
 from gahp.gateway.telling import of_batch, of_record
-from gahp.journal import FILE_NAME, Journal, Run, RunState
+from gahp.journal import Journal
 from gahp.model import JobReport, JobRequest, JobState, Refused, Resources
+from gahp.run import Run, RunState
 from gahp.sandbox import Outcome
 
 T = 1_795_000_000.0
@@ -222,8 +224,9 @@ def test_reading_with_no_gahp_there_makes_no_file(tmp_path):
 def test_what_a_killed_gahp_left_is_read_from_its_log_as_it_lies_there(tmp_path):
     program = f"""
         import os
-        from gahp.journal import Journal, Run
+        from gahp.journal import Journal
         from gahp.model import JobRequest
+        from gahp.run import Run
         journal = Journal({str(tmp_path / "state")!r})
         journal.insert(Run("1-0-a", "d", "d", 0), JobRequest("/bin/true", "/")).result()
         os._exit(1)
@@ -265,8 +268,9 @@ def test_who_has_the_journal_open_itself_keeps_its_locks_while_it_reads(journal,
 def test_readers_see_whole_states_while_gahps_come_and_go(tmp_path):
     """A journal that opens and closes all the time: read through its log, or as a file, or again."""
     program = f"""
-        from gahp.journal import Journal, Run
+        from gahp.journal import Journal
         from gahp.model import JobRequest
+        from gahp.run import Run
         for number in range(40):
             journal = Journal({str(tmp_path / "state")!r})
             for proc in range(5):

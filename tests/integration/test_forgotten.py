@@ -15,7 +15,7 @@ from gahp.model import JobState
 from tests.hasty import ORPHANS
 from tests.integration.conftest import WAIT_S, submit_ad
 
-HASTY = "from gahp.gateway import runs; runs.PERIOD_S = 0.2"
+HASTY = "from gahp.gateway import upkeep; upkeep.PERIOD_S = 0.2"
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from gahp.journal import FILE_NAME
+from gahp.database import FILE_NAME
 from gahp.model import JobState
 from gahp.story import told
 from tests.terminal import Terminal

@@ -15,9 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 
 import gahp
 from gahp import config, history, meter
-from gahp.journal import Journal, Run, RunState
+from gahp.journal import Journal
 from gahp.metrics import BUCKETS, BY_NAME, COUNTS, FAMILIES, PREFIX, Counts, outcome, render
 from gahp.model import HoldCode, JobReport, JobRequest, JobState
+from gahp.run import Run, RunState
 
 ROOT = Path(gahp.__file__).parent.parent
 AWKWARD = 'a "b"\\\n\udcff'

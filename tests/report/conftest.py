@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from gahp.history import Attempt, History
-from gahp.journal import RunState
+from gahp.run import RunState
 
 T = 1_795_000_000.0
 

@@ -6,9 +6,9 @@ import random
 import pytest
 
 from gahp.history import Attempt
-from gahp.journal import RunState
 from gahp.report import Price, Prices, examine, read_prices
 from gahp.report.figures import PHASES, spans_of
+from gahp.run import RunState
 from tests.report.conftest import T
 
 STAGING, WAITING, STARTING, RUNNING, COLLECTING = range(5)

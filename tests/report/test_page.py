@@ -14,11 +14,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from gahp.journal import RunState
 from gahp.report import Price, Prices, as_csv, as_json, examine, render
 from gahp.report.figures import ENDINGS, MOST_ROWS, PHASES
 from gahp.report.page import _part
 from gahp.report.tables import COLUMNS
+from gahp.run import RunState
 from tests import needs
 from tests.report.conftest import T
 

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gahp.journal import Journal, Run, opened
+from gahp.journal import Journal
 from gahp.model import Transient, to_bytes
+from gahp.run import Run
 from gahp.sandbox import Outcome, inputs, manifest
+from gahp.seal import opened
 
 if TYPE_CHECKING:
     from conftest import Ended, Site
