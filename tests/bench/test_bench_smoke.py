@@ -13,8 +13,9 @@ import pytest
 
 from bench import budgets, commands, driver, gridmanager, instant, main, peers, report, scale, transfer
 from bench.virtual import Clock
-from gahp.journal import Journal, Run, RunState
+from gahp.journal import Journal
 from gahp.model import JobRequest
+from gahp.run import Run, RunState
 from tests.condor.jobs import no_pool_is_told
 from tests.condor.prefix import build
 
