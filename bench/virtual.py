@@ -126,7 +126,9 @@ class Clock:
         while not self._over:
             before = time.process_time() - time.thread_time()
             _real_sleep(_TICK_S)
-            idle = time.process_time() - time.thread_time() - before < _QUIET_S and not _working(myself)
+            # Looked at twice, and the CPU time of that counts: one look misses a thread that is made, or that gets Python's lock
+            # from another one, while the threads are read one after the other.
+            idle = not _working(myself) and not _working(myself) and time.process_time() - time.thread_time() - before < _QUIET_S
             with self._lock:
                 while self._alarms and self._alarms[0][2].done:
                     heapq.heappop(self._alarms)

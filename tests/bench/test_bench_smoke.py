@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import dataclasses
 import json
 import sys
@@ -166,6 +167,14 @@ def test_a_clock_goes_as_real_time_does_while_somebody_works_and_skips_the_rest(
         assert time.monotonic() - before >= 9000
     assert time.monotonic() - begin < 600
     assert threading.Event().wait(0.01) is False
+
+
+def test_a_clock_does_not_skip_the_beginning_of_a_thread():
+    with Clock().installed():
+        for _ in range(2000):
+            begun = threading.Event()
+            _thread.start_new_thread(begun.set, ())
+            assert begun.wait(10)
 
 
 def test_results_of_a_part_take_the_place_of_its_earlier_ones_and_of_no_others(tmp_path):
