@@ -214,7 +214,7 @@ def test_a_reason_that_says_itself_to_release_the_job_is_not_said_twice():
             },
             "ended with exit code 143. It reached its time limit of 60 s: raise batch_runtime, and submit it again.",
         ),
-        ({"state": RunState.REMOVED, "wanted": Wanted.REMOVE, "status_reason": "Removed by HTCondor"}, "Removed by HTCondor)."),
+        ({"state": RunState.REMOVED, "wanted": Wanted.REMOVE, "status_reason": "Held by HTCondor"}, "was removed by HTCondor."),
         ({"state": RunState.REMOVED}, "somebody ended it in AWS Batch"),
         ({"state": RunState.COMPLETED, "exit_code": 0, "condor_id": ""}, "The run 12-0-a ended"),
     ],
