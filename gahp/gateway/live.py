@@ -72,7 +72,7 @@ class Live:
         )
 
     def take_waiters(self, wanted: Wanted | None) -> list[Future[None]]:
-        """Those who wait for `wanted`, or for anything at all, and wait no more. With the lock held."""
+        """Those who wait for `wanted`, or for anything at all, and wait no more. Holds the lock."""
         taken = [future for what, future in self.waiters if wanted in (None, what)]
         self.waiters = tuple(waiter for waiter in self.waiters if waiter[1] not in taken)
         return taken

@@ -137,6 +137,7 @@ class News:
         after(written, lambda done: answer(waiting, done.exception() or refusal))
 
     def _suspended(self, live: Live) -> None:
+        """It is held now. Holds the lock."""
         # Who is told so resumes it next: by then another GAHP must find it held.
         written = self._journal.update(live.run, state=RunState.SUSPENDED)
         after(written, lambda done: self._lives.answer(live, done.exception(), Wanted.HOLD))

@@ -63,6 +63,7 @@ class Wishes:
                 self._revive(live)
 
     def _revive(self, live: Live) -> None:
+        """Holds the lock."""
         if live.run.state is RunState.REBUILT:
             self._journal.update(live.run, state=RunState.SUBMITTING)
             self._go_on(live)
@@ -89,6 +90,7 @@ class Wishes:
         self._go_on(live)
 
     def _resume(self, live: Live) -> Future[None]:
+        """Holds the lock."""
         run = live.run
         if run.wanted is Wanted.REMOVE:
             raise Refused(f"The job {run.job_id} is ending and cannot be resumed.")
