@@ -6,7 +6,7 @@ from gahp.gateway import gateway as module
 from gahp.journal import Journal, JournalProblem
 from gahp.model import JobRequest
 from gahp.run import Run, RunState
-from tests.gateway.test_runs import FakeBatch, FakeSandbox
+from tests.gateway.world import FakeBatch, FakeSandbox
 
 
 def test_a_cancel_that_finds_the_journal_unreadable_for_a_moment_is_carried_out_when_it_can_be_read(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from gahp.model import JobReport, JobRequest, JobState, Refused, Transient
 from gahp.run import Run, RunState, Wanted
 from gahp.sandbox import Outcome
 from gahp.sandbox.facade import Record
-from tests.gateway.test_runs import World
+from tests.gateway.world import World
 
 
 @pytest.fixture
