@@ -1,4 +1,4 @@
-"""Runs from step to step against a Batch and an S3 that fail on order, which the embedded AWS cannot, or only after a long wait."""
+"""Runs from step to step, against a Batch and an S3 that fail on order or only after a long wait."""
 
 import threading
 from concurrent.futures import Future
