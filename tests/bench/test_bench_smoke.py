@@ -100,6 +100,12 @@ def test_the_long_part_measures_one_more_point_of_the_same_lines(tmp_path):
     assert (seconds.count("<polyline"), amounts.count("<polyline"), amounts.count("AWS Batch calls")) == (3, 2, 1)
 
 
+def test_the_peak_of_a_case_is_its_own_and_not_that_of_who_measures_it():
+    large = bytearray(400_000_000)
+    large[::4096] = b"x" * len(large[::4096])
+    assert scale.run(scale.Case(5))["peak_mb"] < 300
+
+
 def test_the_delay_of_a_report_ends_with_the_report_and_not_when_somebody_asks(tmp_path):
     (tmp_path / "host0").mkdir()
     now = [1000.0]
